@@ -1,0 +1,44 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from .postgres import database_url, postgres_server, postgres_session, postgres_url
+
+__all__ = ["database_url", "postgres_server", "postgres_session", "postgres_url"]
+
+# A machine that is busy with something else is no bug: `timeout` in pyproject.toml bounds a test as a whole.
+hypothesis.settings.register_profile("soundmill", deadline=None)
+hypothesis.settings.load_profile("soundmill")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "postgres_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("postgres")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each reason to skip, however many tests it skipped."""
+    reports = terminalreporter.stats.get("skipped", [])
+    for reason, count in Counter(str(report.longrepr[2]) for report in reports).items():
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the settings, nor writes into the folders, of the person who runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("SOUNDMILL_"):
+                patch.delenv(name)
+        patch.delenv("XDG_RUNTIME_DIR", raising=False)
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        yield
