@@ -1,0 +1,111 @@
+"""The arguments of every kind of job, as the catalogue checks them and the job table keeps them.
+
+A default is written here and nowhere else: a row carries every field. Unknown fields are refused.
+A change that old rows would not survive raises `version` and adds a branch to `upgrade`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+MAX_TEXT_CHARS = 100_000
+
+AudioFormat = Literal["wav", "flac", "mp3", "opus"]
+
+SAMPLE_RATES_HZ: dict[str, tuple[int, ...]] = {
+    "wav": (8000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "flac": (8000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "mp3": (8000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "opus": (8000, 16000, 24000, 48000),  # RFC 6716, section 2: the rates that Opus codes
+}
+
+
+class Arguments(BaseModel):
+    """What all arguments share: frozen, no unknown fields, no NaN, a version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    version: ClassVar[int] = 1
+
+    @classmethod
+    def upgrade(cls, args: dict[str, Any], version: int) -> dict[str, Any]:
+        """Bring the arguments of an older row to this version."""
+        if version != cls.version:
+            raise ValueError(f"arguments of version {version} cannot be read by version {cls.version}")
+        return args
+
+
+class ArtifactInput(BaseModel):
+    """Audio that lies in storage, by its SHA-256."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    artifact: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class JobInput(BaseModel):
+    """The audio that another job made. A name that begins with `@` is an alias in the same submit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    job: str = Field(min_length=1, max_length=64)
+
+
+AudioInput = ArtifactInput | JobInput
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
+
+
+def _speakable(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the text is empty; give at least one word")
+    if "\x00" in text:
+        raise ValueError("the text contains a NUL character; remove it")
+    return text
+
+
+class _Spoken(Arguments):
+    """Arguments with a text in a language."""
+
+    text: Text
+    language: str = Field(default="en-us", max_length=40)
+
+    _text = field_validator("text")(_speakable)
+
+
+class EspeakArguments(_Spoken):
+    """Speech by eSpeak NG.
+
+    `speed` is a factor on 175 words a minute, `pitch` eSpeak's own scale of 0 to 99, `voice` a
+    variant of eSpeak (`f2`, `m3`, `whisper`, …) or `None` for the language's own voice.
+    """
+
+    voice: str | None = Field(default=None, max_length=40)
+    speed: float = Field(default=1.0, ge=0.5, le=2.5)
+    pitch: int = Field(default=50, ge=0, le=99)
+    sample_rate: int = 22050
+    format: AudioFormat = "wav"
+    word_times: bool = True
+
+    @model_validator(mode="after")
+    def _rate_fits_format(self) -> Self:
+        rates = SAMPLE_RATES_HZ[self.format]
+        if self.sample_rate not in rates:
+            allowed = ", ".join(str(rate) for rate in rates)
+            raise ValueError(
+                f"sample_rate {self.sample_rate} is not offered for {self.format}; use one of {allowed}"
+            )
+        return self
+
+
+class DtwArguments(_Spoken):
+    """Alignment of a recording with its text by eSpeak's rendering of the same text."""
+
+    audio: AudioInput
+    outputs: tuple[Literal["json", "textgrid"], ...] = Field(default=("json", "textgrid"), min_length=1)
+
+
+class AcousticArguments(Arguments):
+    """Description of a clip from measured features."""
+
+    audio: AudioInput
