@@ -1,0 +1,1 @@
+"""The commands of the producer, a module for each group of them."""

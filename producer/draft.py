@@ -1,0 +1,158 @@
+"""Drafts: requests that passed the catalogue, with their audio in the blob store.
+
+Everything that can be refused without the job table is refused here, before a transaction begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundmill.storage.catalog import Catalog, Model
+from soundmill.storage.errors import InputRefused, SubmitRefused
+from soundmill.storage.submission import StoredInput, request_digest
+
+from .job import Job
+
+if TYPE_CHECKING:
+    from soundmill.storage.settings import Settings
+
+    from .intake import Intake
+    from .request import Request
+
+SILENT_KINDS = frozenset({"caption", "align"})
+"""Kinds of jobs that make no audio, so that no job can read it from them."""
+
+_STAND_IN = "0" * 64
+_FORMS = "a path, bytes, {'path': …}, {'bytes': …}, {'artifact': sha256} or {'job': id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A request that only the job table can still refuse.
+
+    Attributes:
+        args: Every argument given; audio as `{"artifact": sha256}` or `{"job": …}`, an alias as it
+            was written.
+        digest: What its idempotency key binds.
+        inputs: The audio that was stored for it.
+        artifacts: Audio arguments that name a blob by its hash.
+        references: Audio arguments that name a job: an id, or `@` and an alias.
+    """
+
+    model: Model
+    args: Mapping[str, Any]
+    digest: str
+    inputs: tuple[StoredInput, ...]
+    artifacts: Mapping[str, str]
+    references: Mapping[str, str]
+    alias: str | None
+    batch: str
+    custom_id: str | None
+    idempotency_key: str | None
+    priority: int
+    delay_s: float
+    timeout_s: float | None
+    max_failures: int
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The aliases it refers to, without the `@`."""
+        return tuple(name[1:] for name in self.references.values() if name.startswith("@"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Audio:
+    """One audio argument, sorted by its form."""
+
+    artifact: str | None = None
+    job: str | None = None
+    path: Path | None = None
+    data: bytes | None = None
+
+    def written(self) -> dict[str, str]:
+        """As the catalogue reads it; what is not stored yet has a stand-in for its hash."""
+        return {"job": self.job} if self.job is not None else {"artifact": self.artifact or _STAND_IN}
+
+
+def make_draft(request: Request, settings: Settings, catalog: Catalog, intake: Intake) -> Draft:
+    """Check a request and store its audio, in this order, so that a refused one stores nothing.
+
+    Raises:
+        SubmitRefused: With the field at fault.
+        StorageUnavailable: The audio could not be stored.
+    """
+    request.check(settings)
+    model = catalog.get(request.model, request.kind)
+    audio = {
+        name: _sort(name, request.args[name])
+        for name in model.audio_fields
+        if request.args.get(name) is not None
+    }
+    written = {name: value.written() for name, value in audio.items()}
+    args = model.parse({**request.args, **written})
+    inputs = {name: item for name, value in audio.items() if (item := _store(name, value, intake))}
+    hashes = {name: {"artifact": item.sha256} for name, item in inputs.items()}
+    return Draft(
+        model=model,
+        args=args.model_dump(mode="json") | hashes,
+        # Without the defaults, so that a key still fits after a release that adds an argument.
+        digest=request_digest(
+            model.kind, model.id, args.model_dump(mode="json", exclude_defaults=True) | hashes
+        ),
+        inputs=tuple(inputs.values()),
+        artifacts={name: value.artifact for name, value in audio.items() if value.artifact is not None},
+        references={name: value.job for name, value in audio.items() if value.job is not None},
+        alias=request.alias,
+        batch=request.batch,
+        custom_id=request.custom_id,
+        idempotency_key=request.idempotency_key,
+        priority=request.priority,
+        delay_s=request.wait_s(),
+        timeout_s=request.timeout_s,
+        max_failures=request.max_failures or settings.max_failures,
+    )
+
+
+def _sort(name: str, value: Any) -> _Audio:
+    if isinstance(value, Job):
+        return _Audio(job=value.id)
+    if isinstance(value, str | Path):
+        return _Audio(path=_path(name, value))
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _Audio(data=bytes(value))
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise SubmitRefused(f"{name}: give the audio as {_FORMS}", field=name)
+    [(form, inner)] = value.items()
+    if form == "job":
+        return _Audio(job=inner.id if isinstance(inner, Job) else _text(f"{name}.job", inner))
+    if form == "artifact":
+        return _Audio(artifact=_text(f"{name}.artifact", inner))
+    if form == "path" and isinstance(inner, str | Path):
+        return _Audio(path=_path(name, inner))
+    if form == "bytes" and isinstance(inner, bytes | bytearray | memoryview):
+        return _Audio(data=bytes(inner))
+    raise SubmitRefused(f"{name}: give the audio as {_FORMS}", field=name)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise SubmitRefused(f"{name}: give a text", field=name)
+    return value
+
+
+def _path(name: str, value: str | Path) -> Path:
+    text = str(value)
+    if not text or "\x00" in text:
+        raise InputRefused(f"{name}: that is not the path of a file", field=name)
+    return Path(text)
+
+
+def _store(name: str, audio: _Audio, intake: Intake) -> StoredInput | None:
+    if audio.path is not None:
+        return intake.store_file(name, audio.path)
+    if audio.data is not None:
+        return intake.store_bytes(name, audio.data)
+    return None
