@@ -1,0 +1,296 @@
+"""The stack torn down at any point: every job reaches a final state once, and the queue goes on by itself."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from soundmill.producer import Producer
+from soundmill.storage.database import Database
+from soundmill.storage.lifecycle import State
+
+from ..postgres import PostgresServer
+from .conftest import StackMaker
+from .running import Stack, stopped, told, until
+
+pytestmark = pytest.mark.slow
+
+IN_HAND = 12  # messages that the process of a card holds: eight slots and half as many again
+SUBMIT_S = 0.3
+
+
+def assert_stops_cleanly(stack: Stack) -> None:
+    assert stack.stop() == 0, stack.words()
+    assert stack.left_behind() == []
+
+
+def busy(stack: Stack, count: int = 60, after: int = 20) -> list[str]:
+    """Many jobs, of which some have begun."""
+    ids = stack.submit_many(count, steps=20, step_s=0.02)
+    until(lambda: len(stack.runs()) >= after, 30, stack.words)
+    return ids
+
+
+@pytest.fixture
+def producer(stack: Stack) -> Iterator[Producer]:
+    """A producer of the same host, which has submitted once."""
+    with Producer(settings=stack.settings) as producer:
+        yield producer
+
+
+def timed_submit(producer: Producer) -> tuple[str, float]:
+    begun = time.monotonic()
+    job = producer.submit(model="drill", args={})
+    return job.id, time.monotonic() - begun
+
+
+# -- processes -----------------------------------------------------------------------------------------
+
+
+def test_a_killed_card_costs_its_own_jobs_a_second_run_and_nothing_else(any_stack: StackMaker) -> None:
+    stack = any_stack()
+    stack.start("cpu:0", "cpu:1")
+    ids = busy(stack)
+    stack.kill("cpu:0")
+    took = stack.await_final(ids)
+    told("kill -9 of a card", {"repeated": stack.assert_sound(ids, again=IN_HAND), "seconds": took})
+    assert stack.states(ids) == {"completed": len(ids)}
+    assert all(job.failures == job.crashes == 0 for job in map(stack.job, ids))
+    assert_stops_cleanly(stack)
+
+
+def test_a_killed_supervisor_leaves_no_process_and_the_next_one_goes_on(stack: Stack) -> None:
+    stack.start("cpu:0", "cpu:1")
+    ids = busy(stack)
+    stack.stop(signal.SIGKILL)
+    begun = time.monotonic()
+    assert stack.left_behind() == [], stack.words()
+    told("kill -9 of the supervisor", {"until all were gone": time.monotonic() - begun})
+    stack.start("cpu:0", "cpu:1")
+    took = stack.await_final(ids)
+    told("and after the restart", {"repeated": stack.assert_sound(ids, again=2 * IN_HAND), "seconds": took})
+    assert stack.states(ids) == {"completed": len(ids)}
+    assert all(job.failures == job.crashes == 0 for job in map(stack.job, ids))
+    assert_stops_cleanly(stack)
+
+
+def test_a_killed_broker_is_replaced_and_submit_stays_quick(stack: Stack, producer: Producer) -> None:
+    stack.start("cpu:0", "cpu:1")
+    ids = [timed_submit(producer)[0], *busy(stack)]
+    killed = stack.server()
+    killed.kill()
+    times = []
+    for _ in range(5):
+        id_, seconds = timed_submit(producer)
+        ids.append(id_)
+        times.append(seconds)
+        time.sleep(0.2)
+    assert max(times) < SUBMIT_S, times
+    took = stack.await_final(ids)
+    told("kill -9 of the broker", {"slowest submit": max(times), "repeated": stack.assert_sound(ids, again=0),
+                                   "seconds": took})  # fmt: skip
+    assert stack.server().pid != killed.pid
+    assert stack.states(ids) == {"completed": len(ids)}
+    assert_stops_cleanly(stack)
+
+
+def test_a_frozen_broker_holds_up_neither_submit_nor_cancel(stack: Stack, producer: Producer) -> None:
+    stack.start("cpu:0", "cpu:1")
+    warm = timed_submit(producer)[0]
+    running = stack.submit(steps=3000)[0]
+    stack.await_state(running, State.EXECUTING)
+    until(lambda: stack.ran(running), 10)
+    with stopped(stack.server()):
+        submitted = [timed_submit(producer) for _ in range(3)]
+        times = [seconds for _, seconds in submitted]
+        assert max(times) < SUBMIT_S, times
+        begun = time.monotonic()
+        producer.cancel(running)
+        job = stack.await_state(running, State.CANCELLED, timeout_s=10)
+        by_heartbeat = time.monotonic() - begun
+        assert job.error_code == "cancelled"
+        time.sleep(1)
+    ids = [warm, running, *(id_ for id_, _ in submitted)]
+    took = stack.await_final(ids)
+    told("SIGSTOP of the broker", {"slowest submit": max(times), "cancel by heartbeat": by_heartbeat,
+                                   "resumed after": took})  # fmt: skip
+    stack.assert_sound(ids, again=0)
+    assert_stops_cleanly(stack)
+
+
+def test_a_flushed_broker_loses_no_job_and_no_remote_control(stack: Stack, producer: Producer) -> None:
+    stack.start("cpu:0", "cpu:1")
+    ids = stack.submit_many(150, steps=10, step_s=0.02)
+    until(lambda: len(stack.runs()) >= 30, 30)
+    stack.redis().flushall()
+    took = stack.await_final(ids)
+    told("FLUSHALL", {"repeated": stack.assert_sound(ids, again=0), "seconds": took})
+    assert stack.states(ids) == {"completed": len(ids)}
+    running = producer.submit(model="drill", args={"steps": 3000}).id
+    until(lambda: stack.ran(running), 20, stack.words)
+    producer.cancel(running)
+    stack.await_state(running, State.CANCELLED)
+    assert_stops_cleanly(stack)
+
+
+def test_a_frozen_card_is_fenced_when_it_comes_back(any_stack: StackMaker) -> None:
+    stack = any_stack()
+    stack.start("cpu:0")
+    ids = stack.submit_many(3, what="write", text="fenced", steps=30, step_s=0.05)
+    until(lambda: len(stack.runs()) == 3, 30)
+    frozen = stack.cards()["cpu:0"]
+    begun = time.monotonic()
+    with stopped(frozen):
+        until(lambda: stack.states(ids)["available"] == 3, 15)  # the reaper has them back
+        told("SIGSTOP of a card", {"until its jobs were available": time.monotonic() - begun})
+    took = stack.await_final(ids)
+    repeated = stack.assert_sound(ids, again=3)
+    told("and SIGCONT", {"repeated": repeated, "seconds": took})
+    assert stack.states(ids) == {"completed": 3}
+    assert stack.cards()["cpu:0"].pid == frozen.pid, "a person's SIGSTOP is no reason to kill"
+    for id_ in ids:
+        assert [(a.attempt, a.outcome) for a in stack.attempts(id_)] == [(1, "lost"), (2, "completed")]
+        assert stack.job(id_).failures == stack.job(id_).crashes == 0
+    assert_stops_cleanly(stack)
+
+
+# -- the database --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_restarted_database_delays_jobs_only(
+    mode: str, postgres_url: str, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path, postgres_url)
+    try:
+        stack.start("cpu:0", "cpu:1")
+        ids = busy(stack)
+        postgres_server.stop(mode)  # type: ignore[arg-type]
+        time.sleep(1.5)
+        postgres_server.start()
+        took = stack.await_final(ids)
+        repeated = stack.assert_sound(ids, again=2 * IN_HAND)
+        told(f"restart of PostgreSQL, {mode}", {"repeated": repeated, "seconds": took})
+        assert stack.states(ids) == {"completed": len(ids)}
+        assert all(job.failures == job.crashes == 0 for job in map(stack.job, ids))
+        assert_stops_cleanly(stack)
+    finally:
+        stack.close()
+
+
+def test_a_locked_database_delays_jobs_only(stack: Stack) -> None:
+    stack.start("cpu:0", "cpu:1")
+    ids = busy(stack)
+    with locked(stack.database):
+        time.sleep(7)  # beyond the five seconds that a transaction waits for the lock, and the leases
+    took = stack.await_final(ids)
+    told("SQLite locked for 7 s", {"repeated": stack.assert_sound(ids, again=2 * IN_HAND), "seconds": took})
+    assert stack.states(ids) == {"completed": len(ids)}
+    assert all(job.failures == job.crashes == 0 for job in map(stack.job, ids))
+    assert_stops_cleanly(stack)
+
+
+@contextmanager
+def locked(database: Database) -> Iterator[None]:
+    connection = sqlite3.connect(str(database.url.database), timeout=30, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.close()
+
+
+# -- jobs that take their process along ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("culprit", ["segfault", "card", "hang"])
+def test_a_job_that_breaks_its_process_is_found_out_and_harms_no_neighbour(
+    culprit: str, sqlite_stack: StackMaker
+) -> None:
+    stack = sqlite_stack(max_crashes=2, watchdog_step_s=2.0)
+    stack.start("cpu:0")
+    neighbours = stack.submit_many(10, steps=20, step_s=0.02)
+    bad = stack.submit(what=culprit, steps=10, step_s=0.02)[0]
+    took = stack.await_final([bad, *neighbours], timeout_s=90)
+    stack.assert_sound([bad, *neighbours])
+    told(f"a job that does {culprit}", {"its runs": len([1 for job, _ in stack.runs() if job == bad]), "seconds": took})
+    assert stack.states(neighbours) == {"completed": 10}
+    job = stack.job(bad)
+    assert (job.state, job.error_code, job.crashes) == (State.DISCARDED, "worker_crashed", 2), job
+    # Found out among others, then alone: two crashes of its own. Not one was charged to a neighbour.
+    assert len(stack.attempts(bad)) == 3
+    assert all(job.failures == job.crashes == 0 for job in map(stack.job, neighbours))
+    assert_stops_cleanly(stack)
+
+
+def test_a_job_that_holds_the_interpreter_is_found_out_before_its_lease_moves_on(
+    sqlite_stack: StackMaker,
+) -> None:
+    stack = sqlite_stack(max_crashes=1, lease_s=8.0)
+    stack.start("cpu:0")
+    neighbours = stack.submit_many(5, steps=20, step_s=0.02)
+    bad = stack.submit(what="hold_gil", steps=10, step_s=0.02)[0]
+    took = stack.await_final([bad, *neighbours], timeout_s=90)
+    stack.assert_sound([bad, *neighbours])
+    told("a job that holds the GIL", {"seconds": took})
+    assert stack.states(neighbours) == {"completed": 5}
+    assert (stack.job(bad).state, stack.job(bad).error_code) == (State.DISCARDED, "worker_crashed")
+    assert [attempt.outcome for attempt in stack.attempts(bad)] == ["crashed", "crashed"]
+    assert_stops_cleanly(stack)
+
+
+# -- going and coming back -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_short_jobs_finish_and_hands_long_ones_back(number: signal.Signals, stack: Stack) -> None:
+    stack.start("cpu:0")
+    long = stack.submit_many(3, steps=400, step_s=0.05)
+    until(lambda: all(map(stack.ran, long)), 30)
+    short = stack.submit_many(3, steps=20, step_s=0.05)
+    until(lambda: all(map(stack.ran, short)), 30)
+    begun = time.monotonic()
+    assert stack.stop(number) == 0
+    told(f"{number.name} of the supervisor", {"seconds": time.monotonic() - begun})
+    assert stack.left_behind() == []
+    assert stack.states(short) == {"completed": 3}
+    for id_ in long:
+        job = stack.job(id_)
+        assert (job.state, job.attempt, job.failures, job.crashes) == (State.AVAILABLE, 1, 0, 0)
+        assert [attempt.outcome for attempt in stack.attempts(id_)] == ["handed_back"]
+
+
+def test_the_end_of_standard_input_stops_an_ephemeral_stack(stack: Stack) -> None:
+    stack.start("cpu:0")
+    assert stack.process is not None and stack.process.stdin is not None
+    stack.words()
+    stack.cards()
+    stack.process.stdin.close()
+    assert stack.process.wait(30) == 0
+    assert stack.left_behind() == []
+
+
+def test_a_card_that_keeps_dying_is_restarted_ever_more_slowly(stack: Stack) -> None:
+    stack.start("cpu:0")
+    starts = []
+    for _ in range(3):
+        before = stack.cards()["cpu:0"]
+        before.kill()
+        begun = time.monotonic()
+        until(lambda before=before: stack.cards().get("cpu:0", before).pid != before.pid, 30)  # type: ignore[misc]
+        starts.append(time.monotonic() - begun)
+    told("restarts of a card", {f"after {n}": seconds for n, seconds in enumerate(starts, 1)})
+    assert starts[0] >= 0.4
+    assert starts[1] >= 0.9
+    assert starts[2] >= 1.9
+    ids = stack.submit_many(3)
+    stack.await_final(ids)
+    stack.assert_sound(ids)
+    assert_stops_cleanly(stack)

@@ -1,0 +1,251 @@
+"""The dispatcher and the reaper: the leader's periodic work, in the supervisor of one host.
+
+The dispatcher keeps the window in Redis topped up from the table. The reaper returns expired
+leases, repeats messages that were lost, and moves on what only time moves on. Every step may be
+run twice or by two leaders: claims tell duplicates apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import Connection
+
+from soundmill.storage import rescue
+from soundmill.storage.database import Database
+from soundmill.storage.errors import StorageUnavailable
+from soundmill.storage.leader import lead, resign
+from soundmill.storage.listing import WorkerView, paused_models, workers
+from soundmill.storage.priorities import STEPS
+from soundmill.storage.queue import Publisher
+from soundmill.storage.settings import Settings
+from soundmill.storage.window import Wake, mark_published, pick, take_turns
+
+logger = logging.getLogger(__name__)
+
+Lane = tuple[str, int]
+
+DRAIN_SPAN_S = 2.0
+GAP_S = 5.0
+LOST_AFTER_S = 5.0
+WAKE_EVERY_S = 0.25
+WORKERS_EVERY_S = 2.0
+
+
+class DrainRate:
+    """How fast each lane's messages are taken, from its lengths and what was put in. Pure."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Lane, deque[tuple[float, int]]] = {}
+        self._last: dict[Lane, int] = {}
+
+    def saw(self, lane: Lane, length: int, now: float) -> None:
+        """The lane held `length` messages before anything was added."""
+        taken = max(self._last.get(lane, length) - length, 0)
+        history = self._seen.setdefault(lane, deque())
+        history.append((now, taken))
+        while history and history[0][0] < now - DRAIN_SPAN_S:
+            history.popleft()
+        self._last[lane] = length
+
+    def added(self, lane: Lane, count: int) -> None:
+        """Messages were put into the lane after `saw`."""
+        self._last[lane] = self._last.get(lane, 0) + count
+
+    def recent(self, lane: Lane) -> int:
+        """The messages taken in the last two seconds."""
+        return sum(taken for _, taken in self._seen.get(lane, ()))
+
+
+def room_of(length: int, *, live_slots: int, recent: int, least: int, most: int) -> int:
+    """How many messages a lane may take: two rounds of its slots or two seconds of its work."""
+    return max(min(max(2 * live_slots, recent, least), most) - length, 0)
+
+
+class Dispatcher:
+    """Leads when it can, and then ticks."""
+
+    def __init__(
+        self, database: Database, publisher: Publisher, settings: Settings, models: Iterable[str], holder: str
+    ) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._settings = settings
+        self._models = tuple(models)
+        self._holder = holder
+        self._rate = DrainRate()
+        self._workers: list[WorkerView] = []
+        self._leads = False
+        self._due: dict[str, float] = {}
+        self._last_tick = time.monotonic()
+        self._clock_offset = time.time() - time.monotonic()
+        self._no_rescue_until = 0.0
+        self._forgotten_after = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+
+    def start(self) -> None:
+        """Tick in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop ticking and hand the leadership on."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=15)
+        try:
+            with self._database.write() as connection:
+                resign(connection, holder=self._holder)
+        except StorageUnavailable:
+            logger.info("the leadership runs out by itself")
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._settings.dispatch_interval_s):
+            try:
+                self.tick()
+            except StorageUnavailable as error:
+                logger.info("the dispatcher waits", extra={"reason": str(error)})
+                self._hold_rescue()
+                self._stopping.wait(0.5)
+            except Exception:
+                logger.exception("a dispatcher's tick failed in an unforeseen way")
+                self._stopping.wait(1.0)
+
+    def tick(self) -> int:
+        """One round of everything that is due; return how many messages went out.
+
+        Raises:
+            StorageUnavailable: The database or Redis did not answer.
+        """
+        self._notice_gap()
+        if self._is_due("lead", self._settings.leader_lease_s / 3):
+            with self._database.write() as connection:
+                self._leads = lead(
+                    connection, self._database, holder=self._holder, lease_s=self._settings.leader_lease_s
+                )
+        if not self._leads:
+            return 0
+        if self._is_due("workers", WORKERS_EVERY_S):
+            with self._database.read() as connection:
+                self._workers = [w for w in workers(connection, self._database) if w.live and not w.draining]
+        if self._is_due("wake", WAKE_EVERY_S):
+            self._write(rescue.wake_due)
+        if self._is_due("reap", self._settings.reaper_s):
+            self.reap()
+        return self.dispatch()
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(what, 0.0):
+            return False
+        self._due[what] = now + every_s
+        return True
+
+    def _notice_gap(self) -> None:
+        """After a pause of our own, or a jump of the wall clock, leases look older than they are."""
+        now, offset = time.monotonic(), time.time() - time.monotonic()
+        if now - self._last_tick > GAP_S or abs(offset - self._clock_offset) > GAP_S:
+            logger.warning("the dispatcher was held up or the clock jumped; leases get one more term")
+            self._hold_rescue()
+        self._last_tick, self._clock_offset = now, offset
+
+    def _hold_rescue(self) -> None:
+        self._no_rescue_until = time.monotonic() + self._settings.lease_s
+
+    def _write(self, work: Callable[[Connection, Database], object]) -> object:
+        with self._database.write() as connection:
+            return work(connection, self._database)
+
+    # -- the window --------------------------------------------------------------------------------
+
+    def dispatch(self) -> int:
+        """Put messages out for the jobs that are next; return how many."""
+        lengths = self._lengths()
+        room = {lane: self._room(lane, length) for lane, length in lengths.items()}
+        with self._database.read() as connection:
+            wakes = pick(connection, room, paused_models(connection))
+        if wakes:
+            self._publish(wakes)
+        return len(wakes)
+
+    def _lengths(self) -> dict[Lane, int]:
+        lengths = self._publisher.lengths(self._served())
+        now = time.monotonic()
+        for lane, length in lengths.items():
+            self._rate.saw(lane, length, now)
+        return lengths
+
+    def _served(self) -> list[str]:
+        """Our own models and those of other hosts: whoever leads, leads for all."""
+        return sorted({*self._models, *(model for worker in self._workers for model in worker.models)})
+
+    def _room(self, lane: Lane, length: int) -> int:
+        live_slots = sum(worker.slots for worker in self._workers if lane[0] in worker.models)
+        return room_of(
+            length,
+            live_slots=live_slots,
+            recent=self._rate.recent(lane),
+            least=self._settings.window_min,
+            most=self._settings.window_max,
+        )
+
+    def _publish(self, wakes: list[Wake]) -> None:
+        self._publisher.publish(wakes)  # first: a crash now repeats messages, the other way round loses them
+        for wake in wakes:
+            self._rate.added(wake.lane, 1)
+        with self._database.write() as connection:
+            mark_published(connection, self._database, wakes)
+            take_turns(connection, wakes)
+
+    # -- the reaper --------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Return what was lost to its queue."""
+        if time.monotonic() >= self._no_rescue_until:
+            rescued = self._write(rescue.rescue_expired)
+            if rescued:
+                logger.warning("leases ran out; their jobs are available again", extra={"jobs": rescued})
+        self._write(rescue.discard_late)
+        self._sweep_forgotten()
+        self._repeat_lost_messages()
+
+    def _sweep_forgotten(self) -> None:
+        with self._database.write() as connection:
+            _, self._forgotten_after = rescue.release_forgotten(
+                connection, self._database, self._forgotten_after
+            )
+
+    def _repeat_lost_messages(self) -> None:
+        with self._database.read() as connection:
+            models = rescue.published_models(connection)
+        lengths = self._publisher.lengths(models)
+        for model in models:
+            self._repeat_of(model, {step: lengths[model, step] for step in STEPS})
+
+    def _repeat_of(self, model: str, lengths: dict[int, int]) -> None:
+        """Repeat as many of the oldest messages as are missing, and those that are older than they can be."""
+        waiting = sum(lengths.values())
+        recent = sum(self._rate.recent((model, step)) for step in STEPS)
+        with self._database.read() as connection:
+            published = rescue.count_published(connection, self._database, model, LOST_AFTER_S)
+            lost = rescue.oldest_published(
+                connection, self._database, model, older_s=LOST_AFTER_S, count=published - waiting
+            )
+            overdue = self._overdue(connection, model, waiting, recent)
+        again = list({wake.id: wake for wake in [*lost, *overdue]}.values())
+        if again:
+            logger.info("messages were lost; repeating them", extra={"model": model, "messages": len(again)})
+            self._publish(again)
+
+    def _overdue(self, connection: Connection, model: str, waiting: int, recent: int) -> list[Wake]:
+        if not recent:  # nobody works: everything is old, and repeating it would only pile up
+            return []
+        drain_s = max(waiting, 1) / (recent / DRAIN_SPAN_S)
+        room = self._settings.window_min - waiting
+        return rescue.oldest_published(
+            connection, self._database, model, older_s=max(3 * drain_s, LOST_AFTER_S), count=room
+        )

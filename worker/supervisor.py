@@ -1,0 +1,310 @@
+"""The supervisor of a host: one child for each card, the watchdog, and a seat for the leader.
+
+It never touches a device and imports no model. A child that dies is replaced, after a backoff; its
+jobs go back to their queues at once, as suspects if it died by itself. A child that is stuck is
+killed. When the supervisor dies, its children notice the closed pipe and leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ulid import ULID
+
+from soundmill.models.device import Card
+from soundmill.storage.broker import Broker
+from soundmill.storage.database import Database
+from soundmill.storage.errors import StorageError, StorageUnavailable
+from soundmill.storage.queue import RESPONSIVE, Publisher, make_app
+from soundmill.storage.rescue import rescue_worker
+from soundmill.storage.settings import Settings
+
+from .card import EXIT_FORSAKEN, EXIT_UNUSABLE
+from .dispatcher import Dispatcher
+from .pulse import PulseReader
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 60.0
+HEALTHY_S = 60.0
+LAST_WORDS_S = 1.0
+KILL_AFTER_GRACE_S = 15.0
+BROKER_EVERY_S = 1.0
+STUCK_FOR_S = 2.0
+OOM_KILL_S = 10.0  # a process of many gigabytes takes that long to die
+
+
+@dataclass(slots=True)
+class Child:
+    """The process of one card, and what is known of its predecessors."""
+
+    card: Card
+    name: str
+    pulse: PulseReader
+    process: subprocess.Popen[bytes] | None = None
+    incarnation: str = ""
+    started: float = 0.0
+    start_again: float = 0.0
+    backoff_s: float = BACKOFF_FIRST_S
+    stuck_since: float | None = None
+    killed_by_watchdog: bool = False
+    gave_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A child that died, until its jobs are returned."""
+
+    incarnation: str
+    crashed: bool
+
+
+class Supervisor:
+    """Starts, watches and ends the children of a host."""
+
+    def __init__(
+        self, settings: Settings, broker: Broker, database: Database, cards: Sequence[Card], models: Sequence[str]
+    ) -> None:
+        """Prepare one child for each card; nothing is started yet.
+
+        Args:
+            settings: Passed on to the children by their environment.
+            broker: Restarted here when we own it.
+            database: The migrated job table.
+            cards: Distinct cards of this host.
+            models: The ids of the models that every card serves.
+        """
+        self._settings = settings
+        self._broker = broker
+        self._database = database
+        self._models = tuple(models)
+        self._host = socket.gethostname()
+        self._children = [self._child_of(card) for card in cards]
+        self._deaths: list[Death] = []
+        self._oom_watch = OomWatch()
+        self._broker_checked = 0.0
+        self._publisher = Publisher(make_app(broker.url, RESPONSIVE), breaker_s=1.0)
+        holder = f"{self._host}/{os.getpid()}/{ULID()}"
+        self._dispatcher = Dispatcher(database, self._publisher, settings, models, holder)
+
+    def _child_of(self, card: Card) -> Child:
+        label = str(card).replace(":", "-")
+        return Child(card=card, name=f"{label}@{self._host}", pulse=PulseReader())
+
+    def start(self) -> None:
+        """Start the children and the dispatcher."""
+        for child in self._children:
+            self._start_child(child)
+        self._dispatcher.start()
+
+    def watch(self) -> bool:
+        """Look after everything once; call it a few times a second.
+
+        Returns:
+            Whether any card is still served or about to be.
+        """
+        self._watch_broker()
+        self._oom_watch.look()
+        for child in self._children:
+            self._watch_child(child)
+        self._return_jobs_of_the_dead()
+        return not all(child.gave_up for child in self._children)
+
+    def stop(self) -> None:
+        """Let the children finish or hand back what they do, then end them."""
+        for child in self._children:
+            _signal(child, signal.SIGTERM)
+        until = time.monotonic() + self._settings.shutdown_grace_s + KILL_AFTER_GRACE_S
+        for child in self._children:
+            self._await_end(child, until)
+        self._return_jobs_of_the_dead()
+        self._dispatcher.stop()
+        self._publisher.close()
+        for child in self._children:
+            child.pulse.close()
+
+    def _await_end(self, child: Child, until: float) -> None:
+        if child.process is None:
+            return
+        try:
+            child.process.wait(timeout=max(until - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            logger.warning("a card's process did not leave; killing it", extra={"worker": child.name})
+            child.process.kill()
+            child.process.wait()
+        self._bury(child, crashed=False)
+
+    # -- children ----------------------------------------------------------------------------------
+
+    def _start_child(self, child: Child) -> None:
+        child.incarnation = f"{child.name}#{ULID()}"
+        child.started = time.monotonic()
+        child.stuck_since = None
+        child.killed_by_watchdog = False
+        child.pulse.reset()
+        models = [part for model in self._models for part in ("--model", model)]
+        command = [
+            sys.executable, "-m", "soundmill.worker.card", "--card", str(child.card), "--name", child.name,
+            "--incarnation", child.incarnation, "--host", self._host, "--pulse", str(child.pulse.descriptor), *models,
+        ]  # fmt: skip
+        try:
+            child.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                pass_fds=[child.pulse.descriptor],
+                env=self._environment(child.card),
+                # Ctrl-C at the terminal is for the supervisor, who then stops the children.
+                start_new_session=True,
+            )
+        except OSError as error:  # no process or memory left: later there may be
+            logger.error("a card's process cannot be started", extra={"worker": child.name, "reason": str(error)})
+            self._start_later(child)
+            return
+        logger.info("a card's process was started", extra={"worker": child.name, "pid": child.process.pid})
+
+    def _environment(self, card: Card) -> dict[str, str]:
+        environment = dict(os.environ)
+        environment |= self._settings.environment() | {"SOUNDMILL_BROKER_URL": self._broker.url}
+        return environment | card.environment(environment)
+
+    def _watch_child(self, child: Child) -> None:
+        if child.process is None:
+            if not child.gave_up and time.monotonic() >= child.start_again:
+                self._start_child(child)
+            return
+        status = child.process.poll()
+        if status is not None:
+            self._ended(child, status)
+        elif self._is_stuck(child, child.process.pid):
+            self._kill_stuck(child)
+
+    def _is_stuck(self, child: Child, pid: int) -> bool:
+        now = time.monotonic()
+        if now <= child.pulse.stuck_at() or _is_stopped(pid):
+            child.stuck_since = None
+            return False
+        # Somebody who stopped the process lets it go on with a pulse that is old: it gets a moment.
+        child.stuck_since = child.stuck_since or now
+        return now > child.stuck_since + STUCK_FOR_S
+
+    def _kill_stuck(self, child: Child) -> None:
+        logger.error("a card's process is stuck; killing it", extra={"worker": child.name})
+        child.killed_by_watchdog = True
+        _signal(child, signal.SIGABRT)  # faulthandler writes where every thread stands
+        assert child.process is not None
+        try:
+            child.process.wait(timeout=LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()
+
+    def _ended(self, child: Child, status: int) -> None:
+        crashed = child.killed_by_watchdog or _crashed(status, oom_killed=self._oom_watch.look())
+        logger.warning(
+            "a card's process ended", extra={"worker": child.name, "status": status, "crashed": crashed}
+        )
+        self._bury(child, crashed=crashed)
+        if status == EXIT_UNUSABLE:
+            child.gave_up = True
+            return
+        if time.monotonic() - child.started > HEALTHY_S:
+            child.backoff_s = BACKOFF_FIRST_S
+        self._start_later(child)
+
+    def _start_later(self, child: Child) -> None:
+        child.start_again = time.monotonic() + child.backoff_s
+        child.backoff_s = min(2 * child.backoff_s, BACKOFF_MOST_S)
+
+    def _bury(self, child: Child, *, crashed: bool) -> None:
+        assert child.process is not None
+        if child.process.stdin is not None:
+            child.process.stdin.close()
+        child.process = None
+        self._deaths.append(Death(child.incarnation, crashed))
+
+    def _return_jobs_of_the_dead(self) -> None:
+        while self._deaths:
+            death = self._deaths[0]
+            try:
+                with self._database.write() as connection:
+                    jobs = rescue_worker(
+                        connection,
+                        self._database,
+                        worker=death.incarnation,
+                        crashed=death.crashed,
+                        max_crashes=self._settings.max_crashes,
+                    )
+            except StorageUnavailable:
+                return  # the next round tries again; the reaper would find them, too
+            if not jobs:
+                self._deaths.pop(0)
+            else:
+                logger.warning("jobs of a dead process are available again", extra={"jobs": jobs})
+
+    # -- the broker --------------------------------------------------------------------------------
+
+    def _watch_broker(self) -> None:
+        if time.monotonic() < self._broker_checked + BROKER_EVERY_S:
+            return
+        try:
+            self._broker.ensure_alive()
+        except (StorageError, OSError) as error:
+            logger.warning("the embedded broker could not be restarted", extra={"reason": str(error)})
+        self._broker_checked = time.monotonic()
+
+
+class OomWatch:
+    """Whether the kernel has just killed a process of this host for want of memory."""
+
+    def __init__(self, path: Path = Path("/proc/vmstat")) -> None:
+        self._path = path
+        self._count = self._read()
+        self._rose = float("-inf")
+
+    def look(self) -> bool:
+        """Look at the kernel's counter, which does not say whom it was; call it often."""
+        count = self._read()
+        if count > self._count:
+            self._rose = time.monotonic()
+        self._count = count
+        return time.monotonic() < self._rose + OOM_KILL_S
+
+    def _read(self) -> int:
+        try:
+            lines = self._path.read_text().splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def _crashed(status: int, *, oom_killed: bool) -> bool:
+    """Whether a process ended in a way that its jobs can cause.
+
+    SIGKILL comes from people and deploys, unless the kernel sent it for want of memory.
+    """
+    if status == -signal.SIGKILL:
+        return oom_killed
+    return status not in (0, -signal.SIGTERM, -signal.SIGINT, EXIT_UNUSABLE, EXIT_FORSAKEN)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether somebody stopped the process with SIGSTOP or a debugger."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] in ("T", "t")  # the name before it may hold anything
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    if child.process is not None and child.process.poll() is None:
+        child.process.send_signal(number)
