@@ -4,9 +4,10 @@
     python benchmarks/queue.py --databases sqlite --rounds 5 --jobs 2000
 
 Throughput: no-op jobs through row, message, claim, perform and settle with one worker, 32 in
-flight, beside bare Celery tasks with the same pool, broker, settings and events. The two sides
-take turns in one run; the ratio of each round is what counts, the median and the spread are
-printed. Latency: submit → `wait` returns, on an idle stack and behind a backlog of jobs of lower
+flight, beside bare Celery tasks with the same pool, broker and events. The bare tasks run twice:
+acknowledged as Celery does it on Redis by default, and plain, without that, as our worker's own
+messages are. The sides take turns in one run; the ratio of each round is what counts, the median and
+the spread are printed. Latency: submit → `wait` returns, on an idle stack and behind a backlog of jobs of lower
 priority; a parent's settle → its child's start.
 
 PostgreSQL is a private server with fsync on, started by the tests' own fixture module.
@@ -40,8 +41,8 @@ from ulid import ULID
 from soundmill.producer import Producer, Request
 from soundmill.storage.broker import EmbeddedBroker
 from soundmill.storage.database import Database
-from soundmill.storage.listing import batch_counts
 from soundmill.storage.lifecycle import State
+from soundmill.storage.listing import batch_counts
 from soundmill.storage.queue import RESPONSIVE, make_app
 from soundmill.storage.rows import Job
 from soundmill.storage.schema import migrate
@@ -77,7 +78,9 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--databases", default="sqlite,postgres")
     parser.add_argument("--rounds", type=int, default=5, help="how often the sides take turns")
     parser.add_argument("--jobs", type=int, default=2000, help="jobs of each side in a round")
@@ -90,77 +93,93 @@ def _options() -> argparse.Namespace:
 class Bench:
     """Both sides on one broker."""
 
-    def __init__(self, settings: Settings, broker: EmbeddedBroker, counter: Path) -> None:
+    def __init__(self, settings: Settings, broker: EmbeddedBroker, counters: dict[str, Path]) -> None:
         self.settings = settings
         self.broker = broker
-        self.counter = counter
+        self.counters = counters
         self.database = Database(settings.database_url)
         self.producer = Producer(settings.model_copy(update={"broker_url": broker.url}))
 
     @classmethod
     @contextmanager
     def start(cls, folder: Path, database_url: str) -> Iterator[Bench]:
-        """Start the broker, our stack and the bare worker; stop them at the end."""
+        """Start the broker, our stack and the bare workers; stop them at the end."""
         settings = Settings(state_dir=folder / "state", database_url=database_url, plugins=("noop_model",))
-        counter = folder / "counter"
-        counter.write_bytes(raw_celery.COUNTER.pack(0))
+        counters = {queue: folder / queue for queue in (raw_celery.ACKNOWLEDGED, raw_celery.PLAIN)}
         with ExitStack() as stack:
             broker = EmbeddedBroker(settings)
             broker.join_or_own()
             stack.callback(broker.close)
-            database = Database(database_url)
-            migrate(database)
+            migrate(Database(database_url))
             environment = os.environ | settings.environment() | {"SOUNDMILL_BROKER_URL": broker.url}
             environment["PYTHONPATH"] = str(HERE / "sides")
-            bare = [sys.executable, str(HERE / "sides/raw_celery.py")]
-            ours = [sys.executable, "-m", "soundmill.worker", "up", "--no-flower", "--ephemeral", "--model", "noop"]
-            stack.enter_context(_process([*bare, broker.url, str(counter), str(THREADS)], environment))
+            bare = [sys.executable, str(HERE / "sides/raw_celery.py"), broker.url]
+            for queue, counter in counters.items():
+                counter.write_bytes(raw_celery.COUNTER.pack(0))
+                stack.enter_context(_process([*bare, str(counter), str(THREADS), queue], environment))
+            ours = [
+                sys.executable,
+                "-m",
+                "soundmill.worker",
+                "up",
+                "--no-flower",
+                "--ephemeral",
+                "--model",
+                "noop",
+            ]
             stack.enter_context(_process(ours, environment))
-            bench = cls(settings, broker, counter)
+            bench = cls(settings, broker, counters)
             stack.callback(bench.producer.close)
             bench.warm_up()
             yield bench
 
     def warm_up(self) -> None:
-        """Wait until both sides answer."""
-        self.raw(50)
+        """Wait until all sides answer."""
         self.ours(50)
+        for queue in self.counters:
+            self.raw(queue, 50)
 
     def throughput(self, rounds: int, jobs: int) -> dict[str, Any]:
-        """Jobs per second of both sides, taking turns."""
-        raw, ours = [], []
+        """Jobs per second of the sides, taking turns."""
+        rates: dict[str, list[float]] = {"ours": [], **{queue: [] for queue in self.counters}}
         for number in range(rounds):
-            sides: list[Callable[[], None]] = [lambda: raw.append(self.raw(jobs)), lambda: ours.append(self.ours(jobs))]
-            for side in sides if number % 2 == 0 else reversed(sides):
-                side()
-        ratios = [mine / theirs for mine, theirs in zip(ours, raw, strict=True)]
-        return {"raw_per_s": _spread(raw), "ours_per_s": _spread(ours), "ratio": _spread(ratios)}
+            order = list(rates)
+            for side in order[number % 3 :] + order[: number % 3]:
+                rates[side].append(self.ours(jobs) if side == "ours" else self.raw(side, jobs))
+        figures = {f"{side}_per_s": _spread(values) for side, values in rates.items()}
+        for queue in self.counters:
+            ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates[queue], strict=True)]
+            figures[f"ratio_to_{queue}"] = _spread(ratios)
+        return figures
 
-    def raw(self, jobs: int) -> float:
+    def raw(self, queue: str, jobs: int) -> float:
         """Bare Celery tasks per second, from the first publish to the last count."""
         app = make_app(self.broker.url, RESPONSIVE)
-        target = self._count() + jobs
+        target = self._count(queue) + jobs
         begun = time.monotonic()
-        with app.connection_for_write() as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
+        with app.connection_for_write() as connection:
+            producer = app.amqp.Producer(connection, auto_declare=False)
             with producer.batch(1000):
                 for _ in range(jobs):
                     id_ = str(ULID())
                     message = app.amqp.as_task_v2(id_, raw_celery.TASK, args=(id_,), ignore_result=True)
                     producer.publish(
-                        message.body, exchange="", routing_key=raw_celery.QUEUE, serializer="json",
+                        message.body, exchange="", routing_key=queue, serializer="json",
                         headers=message.headers, **message.properties,
                     )  # fmt: skip
-        _until(lambda: self._count() >= target)
+        _until(lambda: self._count(queue) >= target)
         return jobs / (time.monotonic() - begun)
 
-    def _count(self) -> int:
-        return int(raw_celery.COUNTER.unpack(self.counter.read_bytes())[0])
+    def _count(self, queue: str) -> int:
+        return int(raw_celery.COUNTER.unpack(self.counters[queue].read_bytes())[0])
 
     def ours(self, jobs: int) -> float:
         """Whole jobs per second, from the first submit to the last row that is completed."""
         batch = str(ULID())
         begun = time.monotonic()
-        for _ in self.producer.submit_many(Request(model="noop", args={"number": n}, batch=batch) for n in range(jobs)):
+        for _ in self.producer.submit_many(
+            Request(model="noop", args={"number": n}, batch=batch) for n in range(jobs)
+        ):
             pass
         _until(lambda: self._completed(batch) >= jobs)
         return jobs / (time.monotonic() - begun)
@@ -205,7 +224,9 @@ class Bench:
         """
         for start in range(0, jobs, 10_000):
             with self.database.write() as connection:
-                accept(connection, self.database, [_new_job("noop", 0) for _ in range(min(10_000, jobs - start))])
+                accept(
+                    connection, self.database, [_new_job("noop", 0) for _ in range(min(10_000, jobs - start))]
+                )
 
 
 def _new_job(model: str, priority: int, parents: tuple[str, ...] = ()) -> NewJob:
@@ -271,7 +292,9 @@ def _show(kind: str, figures: dict[str, Any]) -> None:
     for name in ("latency_idle", "latency_chained", "latency_behind_backlog"):
         if name in figures:
             value = figures[name]
-            print(f"  {name:24} p50 {value['p50_ms']:.1f} ms   p99 {value['p99_ms']:.1f} ms   most {value['most_ms']:.1f} ms")
+            print(
+                f"  {name:24} p50 {value['p50_ms']:.1f} ms   p99 {value['p99_ms']:.1f} ms   most {value['most_ms']:.1f} ms"
+            )
 
 
 if __name__ == "__main__":

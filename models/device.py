@@ -1,8 +1,8 @@
-"""Cards: their names, and the environment that binds a process to one. The only file that knows
-the kinds of accelerators by name.
+"""Cards: their names, and the environment that binds a process to one.
 
-A process sees one card. The variables have to be set before any library of the vendor is imported,
-so the supervisor puts them into the environment of the child that it starts for the card.
+No other file knows the kinds of accelerators by name. A process sees one card. The variables have
+to be set before any library of the vendor is imported, so the supervisor puts them into the
+environment of the child that it starts for the card.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from .espeak import SAMPLE_RATE_HZ as ESPEAK_RATE_HZ
 from .espeak import Espeak, Manner
 from .features import FRAME_STEP_S, FRAMES_PER_S, SAMPLE_RATE_HZ, Matrix, cepstra, level_db, mel_power
 from .handler import Output, OutputFile, Run
-from .words import Mark, Span, Word, split_words, time_words
+from .words import Mark, Span, Word, speakable, split_words, time_words
 
 Frames = npt.NDArray[np.float32]  # [F]
 
@@ -75,8 +75,8 @@ class EspeakDtw:
         self._espeak: Espeak | None = None
 
     def load(self, card: str) -> None:
-        """Open the library; the card makes no difference to it."""
-        self._espeak = Espeak()
+        """Start eSpeak NG; the card makes no difference to it."""
+        self._espeak = Espeak(speakers=self.slots)
 
     def close(self) -> None:
         if self._espeak is not None:
@@ -92,7 +92,7 @@ class EspeakDtw:
         """
         with run.phase("prefill"):
             recording = _read_recording(request.audio, run)
-            words = split_words(request.text)
+            words = split_words(speakable(request.text))
             rendering = self._render(request, words, len(recording), run)
         with run.phase("generation"):
             aligned = _align(recording, rendering, words, run)

@@ -14,7 +14,7 @@ from .audio import MEDIA_TYPES, AudioWriter
 from .errors import InputError, ModelUnavailable
 from .espeak import SAMPLE_RATE_HZ, Espeak, Manner
 from .handler import Output, OutputFile, Run
-from .words import Mark, Span, Word, split_words, time_words
+from .words import Mark, Span, Word, speakable, split_words, time_words
 
 _FULL_SCALE = np.float32(32768)  # int16 to [-1, 1)
 _WRITE_BLOCK = 5 * SAMPLE_RATE_HZ  # Opus, the slowest encoder, takes a sixth of a second for it
@@ -47,14 +47,14 @@ class EspeakNg:
     """The handler of `espeak-ng`."""
 
     request = Request
-    slots = 4  # they take turns in the library; encoding and writing overlap
+    slots = 4
 
     def __init__(self) -> None:
         self._espeak: Espeak | None = None
 
     def load(self, card: str) -> None:
-        """Open the library; the card makes no difference to it."""
-        self._espeak = Espeak()
+        """Start eSpeak NG; the card makes no difference to it."""
+        self._espeak = Espeak(speakers=self.slots)
 
     def close(self) -> None:
         if self._espeak is not None:
@@ -71,7 +71,7 @@ class EspeakNg:
         with run.phase("generation"):
             marks, spoken_samples, audio = self._speak(request, run, path)
         files = [OutputFile(name=path.name, path=path, media_type=MEDIA_TYPES[request.format], role="audio")]
-        words = split_words(request.text)
+        words = split_words(speakable(request.text))
         if request.word_times:
             spans = time_words(words, marks, spoken_samples)
             with run.phase("write"):

@@ -21,6 +21,7 @@ _SPECTRUM_RATE_HZ = 22050
 _SPECTRUM_WINDOW, _SPECTRUM_HOP = 8192, 4096
 _CHROMA_LOWEST_HZ, _CHROMA_HIGHEST_HZ = 60.0, 2000.0
 _A4_HZ, _A4_CLASS = 440.0, 9
+_NOTE_WIDTH_BINS, _NOTE_RISE = 6, 10.0  # 16 Hz to either side; ten times the power
 _POWER_FLOOR = 1e-10
 
 
@@ -178,9 +179,11 @@ class _SpectrumMeasures:
         power = np.abs(np.fft.rfft(frames * self._window)) ** 2  # [F, bins]
         self._moment += float((power @ self._hz).sum())
         self._power += float(power.sum())
-        middle = power[:, 1:-1]
-        hz = self._hz[1:-1]
-        peaks = (middle > power[:, :-2]) & (middle >= power[:, 2:])
+        # A held note is a sharp peak; what is struck or hissed rises broadly, and has no pitch class.
+        near = _NOTE_WIDTH_BINS
+        middle, hz = power[:, near:-near], self._hz[near:-near]
+        peaks = (middle > power[:, near - 1 : -near - 1]) & (middle >= power[:, near + 1 : 1 - near])
+        peaks &= middle > _NOTE_RISE * np.maximum(power[:, : -2 * near], power[:, 2 * near :])
         peaks &= (hz >= _CHROMA_LOWEST_HZ) & (hz <= _CHROMA_HIGHEST_HZ)
         classes = (np.round(12 * np.log2(hz / _A4_HZ)).astype(int) + _A4_CLASS) % 12
         # Square roots, so that one loud note does not drown the others.

@@ -15,16 +15,16 @@ from soundmill.storage import decisions, listing
 from soundmill.storage.blobs import LocalBlobStore, open_blobs
 from soundmill.storage.catalog import load_catalog
 from soundmill.storage.database import Database
-from soundmill.storage.errors import NotFound, SettingsError
+from soundmill.storage.errors import NotFound, SettingsError, SubmitRefused
 from soundmill.storage.schema import migrate
 from soundmill.storage.settings import Settings, load_settings
 from soundmill.storage.submission import Accepted
 
-from . import lookup
 from .aio import AsyncProducer
 from .draft import Draft
 from .intake import Intake
 from .job import Ids, Job, grouped, ids_of
+from .ownership import NAMED_AT_ONCE, cancel_own, require_own, retry_own
 from .publication import Publication
 from .request import Request, Submission
 from .stream import KeyOf, submit_chunks
@@ -164,6 +164,8 @@ class Producer:
         """
         source = intake or self._own_intake()
         drafts = [self._submitter.draft(request, source) for request in requests]
+        if len(drafts) > NAMED_AT_ONCE:
+            raise SubmitRefused(f"a graph has at most {NAMED_AT_ONCE} jobs; use submit_many")
         return self._submitter.submit_graph(drafts, connection) if drafts else []
 
     def submit_many(
@@ -279,13 +281,10 @@ class Producer:
         Raises:
             NotFound: The tenant has no such job; nothing was changed.
         """
-        wanted = ids_of(ids)
         self._publication.connect()
-        with self.database.write() as connection:
-            self._require(connection, wanted)
-            done = decisions.cancel(connection, self.database, wanted)
-        if done.stopping:
-            self._publication.stop_running([job_id for job_id, _ in done.stopping])
+        stopping = cancel_own(self.database, self.settings.tenant, ids_of(ids))
+        if stopping:
+            self._publication.stop_running(stopping)
 
     def retry(self, ids: Ids) -> None:
         """Bring discarded and cancelled jobs back, with a fresh budget of failures and no deadline.
@@ -296,11 +295,8 @@ class Producer:
             NotFound: The tenant has no such job; nothing was changed.
             StateConflict: One of them is neither discarded nor cancelled; nothing was changed.
         """
-        wanted = ids_of(ids)
         self._publication.connect()
-        with self.database.write() as connection:
-            self._require(connection, wanted)
-            freed = decisions.retry(connection, self.database, wanted)
+        freed = retry_own(self.database, self.settings.tenant, ids_of(ids))
         if freed:
             self._publication.republish(freed)
 
@@ -311,7 +307,7 @@ class Producer:
             NotFound: The tenant has no such job.
         """
         with self.database.read() as connection:
-            self._require(connection, [job_id])
+            require_own(connection, self.settings.tenant, [job_id])
             return listing.artifacts_of(connection, job_id)
 
     def attempts(self, job_id: str) -> list[AttemptView]:
@@ -321,7 +317,7 @@ class Producer:
             NotFound: The tenant has no such job.
         """
         with self.database.read() as connection:
-            self._require(connection, [job_id])
+            require_own(connection, self.settings.tenant, [job_id])
             return listing.attempts_of(connection, job_id)
 
     def open_artifact(self, job_id: str, name: str) -> BinaryIO:
@@ -373,13 +369,6 @@ class Producer:
 
     def _job(self, accepted: Accepted, warning: str | None) -> Job:
         return Job(id=accepted.id, state=accepted.state, fresh=accepted.fresh, warning=warning, producer=self)
-
-    def _require(self, connection: Connection, ids: Sequence[str]) -> None:
-        """Refuse jobs of other tenants as if they were not there."""
-        known = lookup.kinds_of(connection, self.settings.tenant, ids)
-        for job_id in ids:
-            if job_id not in known:
-                raise NotFound(f"there is no job {job_id}; `soundmill jobs list` shows those there are")
 
     def _set_paused(self, model: str, *, paused: bool) -> None:
         self.catalog.get(model)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 5.0
-"""How long a broker that is not there, or failed, is left alone."""
+"""How long a broker that failed, or took long to be found missing, is left alone."""
+QUICK_S = 0.02
 
 
 class Publication:
@@ -43,14 +44,16 @@ class Publication:
     def connect(self) -> None:
         """Look for the broker. To be called before a commit: it may take half a second."""
         with self._lock:
-            if self._publisher is not None or time.monotonic() < self._look_at:
+            began = time.monotonic()
+            if self._publisher is not None or began < self._look_at:
                 return
-            self._look_at = time.monotonic() + LOOK_AGAIN_S
             try:
                 url = running_broker_url(self._settings)
-            except StorageError:
-                logger.debug("the address of the broker cannot be used", exc_info=True)
-                return
+            except StorageError as error:
+                logger.debug("the address of the broker cannot be used", extra={"reason": str(error)})
+                url = None
+            if time.monotonic() - began > QUICK_S:
+                self._look_at = time.monotonic() + LOOK_AGAIN_S
             if url is not None:
                 # Celery is slow to import, and nobody else here needs it.
                 from soundmill.storage.queue import RESPONSIVE, Publisher, make_app
@@ -80,8 +83,8 @@ class Publication:
                         for (model, priority), group in lanes.items()
                         if not window.backlog_before(connection, model, priority, first_seq)
                     }
-        except StorageError:
-            logger.debug("the job table did not answer after a submit", exc_info=True)
+        except StorageError as error:
+            logger.debug("the job table did not answer after a submit", extra={"reason": str(error)})
             return set(models)
         self._send(lanes)
         return served
@@ -91,8 +94,8 @@ class Publication:
         try:
             with self._database().read() as connection:
                 wakes = window.wakes_of(connection, ids)
-        except StorageError:
-            logger.debug("the job table did not answer after a retry", exc_info=True)
+        except StorageError as error:
+            logger.debug("the job table did not answer after a retry", extra={"reason": str(error)})
             return
         if wakes:
             self.publish(wakes, (), None)
@@ -126,8 +129,8 @@ class Publication:
             database = self._database()
             with database.write() as connection:
                 window.mark_published(connection, database, chosen)
-        except StorageError:
-            logger.debug("not published at submit; the dispatcher will", exc_info=True)
+        except StorageError as error:
+            logger.debug("not published at submit; the dispatcher will", extra={"reason": str(error)})
             self._drop(publisher)
 
     def _within_room(self, publisher: Publisher, lanes: dict[tuple[str, int], list[Wake]]) -> list[Wake]:
@@ -145,8 +148,10 @@ class Publication:
     def _tell(self, publisher: Publisher, ids: list[str]) -> None:
         try:
             publisher.stop_running(ids)
-        except StorageError:
-            logger.debug("workers were not told of a cancel; their heartbeats will", exc_info=True)
+        except StorageError as error:
+            logger.debug(
+                "workers were not told of a cancel; their heartbeats will", extra={"reason": str(error)}
+            )
             self._drop(publisher)
 
     def _drop(self, publisher: Publisher) -> None:

@@ -109,8 +109,8 @@ class Watcher:
             began = time.monotonic()
             try:
                 answered = self._answer(ids, unseen)
-            except StorageUnavailable:
-                logger.debug("the job table does not answer; waiting goes on", exc_info=True)
+            except StorageUnavailable as error:
+                logger.debug("the job table does not answer; waiting goes on", extra={"reason": str(error)})
                 answered = False
                 with self._changed:
                     self._unseen |= unseen & self._waiters.keys()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, case, exists, insert, or_, select, update
 
@@ -19,6 +19,9 @@ from .lifecycle import CANCELLED, CANCELLED_RUNNING, FAILED, State
 from .rows import Artifact, Attempt, Job, Queue
 from .submission import record_blobs
 from .tally import Tally
+
+if TYPE_CHECKING:
+    from sqlalchemy import BindParameter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +113,7 @@ _CLAIMED_COLUMNS = (
 
 
 # What every job passes through is built once: putting a statement together costs more than running it.
-_IDS = bindparam("ids", expanding=True)
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _PAUSED = exists().where(Queue.model == Job.model, Queue.paused.is_(True))
 _CLAIM = (
     update(Job)

@@ -2,7 +2,7 @@
 
 `BlobStore` is the port; `LocalBlobStore` keeps the bytes in a folder, which may lie on a network:
 
-    root/ab/cd/abcd…     a blob, named after its SHA-256, read-only
+    root/ab/abcd…        a blob, named after its SHA-256, read-only
     root/.scratch/       unfinished files and the folders in which handlers work
     root/.aside/         blobs on their way out
 
@@ -154,15 +154,12 @@ class LocalBlobStore:
         with translated("listed"):
             for aside in self._asides():  # left by processes that were killed in `delete`
                 self._put_back(aside)
-            for first in _folders(self.root):
-                for second in _folders(first):
-                    for entry in _entries(second):
-                        if self._belongs(entry):
-                            with contextlib.suppress(FileNotFoundError):
-                                found = entry.stat(follow_symlinks=False)
-                                yield StoredBlob(
-                                    sha256=entry.name, size=found.st_size, modified=found.st_mtime
-                                )
+            for folder in _folders(self.root):
+                for entry in _entries(folder):
+                    if self._belongs(entry):
+                        with contextlib.suppress(FileNotFoundError):
+                            found = entry.stat(follow_symlinks=False)
+                            yield StoredBlob(sha256=entry.name, size=found.st_size, modified=found.st_mtime)
 
     def verify(self, sha256: str) -> bool:
         """Whether the bytes still have the hash that they are named after."""
@@ -186,10 +183,9 @@ class LocalBlobStore:
     def _path(self, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
             raise NotFound("that is not the SHA-256 of a blob: it has 64 digits from 0 to 9 and a to f")
-        folder = self.root / sha256[:2] / sha256[2:4]
-        for part in (folder.parent, folder):
-            if part.is_symlink():  # whoever placed it could lead us to any file of the host
-                raise StorageUnavailable(f"{part} is a link, which the blob store does not follow; remove it")
+        folder = self.root / sha256[:2]
+        if folder.is_symlink():  # whoever placed it could lead us to any file of the host
+            raise StorageUnavailable(f"{folder} is a link, which the blob store does not follow; remove it")
         return folder / sha256
 
     def _asides(self, sha256: str = "") -> Iterator[Path]:
@@ -244,10 +240,9 @@ class LocalBlobStore:
     def _settle(self, descriptor: int, path: Path, sha256: str) -> None:
         """Give a complete file its place and name, durably."""
         target = self._path(sha256)
-        for folder in (target.parent.parent, target.parent):
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o750)
-                _sync_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            target.parent.mkdir(mode=0o750)
+            _sync_folder(self.root)
         os.utime(descriptor)  # a file that is moved in may be older than the grace
         os.fchmod(descriptor, 0o440)
         os.fsync(descriptor)

@@ -167,22 +167,41 @@ def _sqlite_engine(database: str | None, busy_s: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        reading = connection.get_execution_options().get("soundmill_read", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("soundmill_read", False):
+            connection.exec_driver_sql("BEGIN")
+        else:
+            _begin_writing(connection, busy_s)
 
     return engine
 
 
+def _begin_writing(connection: Connection, busy_s: float) -> None:
+    # SQLite's own waits grow to a tenth of a second, in which others come and go: a submit beside a
+    # busy worker would wait for several of its turns.
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute("PRAGMA busy_timeout = 0")
+    try:
+        _persist(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), busy_s, 0.001)
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {int(busy_s * 1000)}")
+
+
 def _enter_wal_mode(connection: sqlite3.Connection, busy_s: float) -> None:
     # Of two that open a new file at the same moment one is refused at once, whatever its timeout.
-    give_up_at = time.monotonic() + busy_s
+    _persist(lambda: connection.execute("PRAGMA journal_mode = WAL"), busy_s, 0.01)
+
+
+def _persist(action: Callable[[], object], for_s: float, pause_s: float) -> None:
+    """Try again while the file is locked."""
+    give_up_at = time.monotonic() + for_s
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > give_up_at:
+            action()
+        except (sqlite3.OperationalError, OperationalError) as error:
+            code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & 0xFF
+            if code != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
                 raise
-            time.sleep(0.01)
+            time.sleep(pause_s)
         else:
             return
 

@@ -41,6 +41,9 @@ PATIENT = {
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
     "health_check_interval": 10,
+    # How long a wait for messages lasts. A queue that is joined again, once its model has a free slot,
+    # is first heard in the next one: kombu's own second would leave the card idle.
+    "polling_interval": 0.05,
 }
 """Transport options of workers and the dispatcher, who have nothing better to do than to wait."""
 

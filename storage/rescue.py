@@ -6,6 +6,7 @@ rows that need it (a partial index each), and may be run twice or by two leaders
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from sqlalchemy import Connection, case, func, insert, literal_column, select, t
 
 from .database import Database
 from .families import cancel_children, make_due_available
-from .lifecycle import CANCELLED, CANCELLED_RUNNING, FAILED, State
-from .rows import Attempt, Job, JobParent
+from .lifecycle import CANCELLED, CANCELLED_RUNNING, FAILED, State, backoff_s
+from .rows import Attempt, Job, JobParent, Worker
 from .tally import Tally
 from .window import PUBLISHED, Wake
 
@@ -25,6 +26,8 @@ PAGE = 500
 
 CRASHED = "worker_crashed"
 DEADLINE = "deadline_exceeded"
+
+_rng = random.Random()
 
 _EXECUTING: ColumnElement[str] = literal_column(f"'{State.EXECUTING.value}'")
 
@@ -39,12 +42,20 @@ def rescue_expired(connection: Connection, database: Database) -> list[str]:
 
 
 def rescue_worker(
-    connection: Connection, database: Database, *, worker: str, crashed: bool, max_crashes: int
+    connection: Connection,
+    database: Database,
+    *,
+    worker: str,
+    crashed: bool,
+    max_crashes: int,
+    suspects: bool = False,
 ) -> list[str]:
     """Return the jobs of a worker that is known to be dead.
 
     If it ended by itself, they are suspects from now on and run alone; a job that was alone already
-    is charged a crash, and discarded after `max_crashes`. A kill from outside blames nobody.
+    is charged a crash, and discarded after `max_crashes`. A kill from outside blames nobody. But a job
+    that was alone waits before it runs again, ever longer: it may have killed the worker itself, again
+    and again, and the others would never get done beside it.
 
     Args:
         connection: An open write transaction.
@@ -52,10 +63,13 @@ def rescue_worker(
         worker: The dead incarnation.
         crashed: Whether it ended by itself, in a way that a job can cause.
         max_crashes: How many crashes a job may cause.
+        suspects: Whether what it held are suspects although it did not end by itself.
 
     Returns:
         The jobs that were held.
     """
+    # It is not live any more: nobody should wait for it until its last heartbeat is old.
+    connection.execute(update(Worker).where(Worker.incarnation == worker).values(heartbeat_at=0.0))
     rows = _lock_executing(connection, Job.worker == worker)
     guilty: list[Any] = []
     spared: list[Any] = []
@@ -63,7 +77,13 @@ def rescue_worker(
         last_time = crashed and row.alone and row.crashes + 1 >= max_crashes
         (guilty if last_time and row.cancel_requested_at is None else spared).append(row)
     _discard_guilty(connection, database, guilty)
-    _give_back(connection, database, spared, crashed=crashed, suspect=crashed)
+    alone = [row for row in spared if row.alone and not crashed]
+    others = [row for row in spared if row not in alone]
+    suspect = crashed or suspects
+    for row in alone:
+        wait_s = backoff_s(row.attempt, _rng)
+        _give_back(connection, database, [row], crashed=False, suspect=suspect, wait_s=wait_s)
+    _give_back(connection, database, others, crashed=crashed, suspect=suspect)
     return [row.id for row in rows]
 
 
@@ -79,10 +99,17 @@ def _lock_executing(connection: Connection, condition: Any) -> Sequence[Any]:
 
 
 def _give_back(
-    connection: Connection, database: Database, rows: Sequence[Any], *, crashed: bool, suspect: bool
+    connection: Connection,
+    database: Database,
+    rows: Sequence[Any],
+    *,
+    crashed: bool,
+    suspect: bool,
+    wait_s: float = 0.0,
 ) -> list[str]:
     if not rows:
         return []
+    goes_to = State.RETRYABLE if wait_s else State.AVAILABLE
     ids = [row.id for row in rows]
     _record(connection, database, rows, "crashed" if crashed else "lost", CRASHED if crashed else None)
     asked_to_stop = Job.cancel_requested_at.is_not(None)
@@ -90,7 +117,8 @@ def _give_back(
         update(Job)
         .where(Job.id.in_(ids))
         .values(
-            state=case((asked_to_stop, State.CANCELLED.value), else_=State.AVAILABLE.value),
+            state=case((asked_to_stop, State.CANCELLED.value), else_=goes_to.value),
+            available_at=database.now() + wait_s if wait_s else Job.available_at,
             finished_at=case((asked_to_stop, database.now()), else_=None),
             error_code=case((asked_to_stop, CANCELLED), else_=None),
             error=case((asked_to_stop, CANCELLED_RUNNING), else_=None),
@@ -104,7 +132,7 @@ def _give_back(
     tally = Tally()
     stopped = [row.id for row in rows if row.cancel_requested_at is not None]
     for row in rows:
-        new = State.CANCELLED if row.cancel_requested_at is not None else State.AVAILABLE
+        new = State.CANCELLED if row.cancel_requested_at is not None else goes_to
         tally.move(row.batch_id, State.EXECUTING, new)
     cancel_children(connection, database, stopped, tally)
     tally.write(connection)

@@ -35,6 +35,11 @@ class Base(DeclarativeBase):
     }
 
 
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index of the rows that meet a condition, on both databases."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class Job(Base):
     """One request. The row is the truth; a message on a queue is only a wake-up."""
 
@@ -93,63 +98,22 @@ class Job(Base):
 
     # One partial index for each periodic question, so that each reads only what it answers with.
     __table_args__ = (
-        Index(
-            "ix_jobs_unpublished",
-            "model",
-            "priority",
-            "batch_id",
-            "seq",
-            sqlite_where=text("state = 'available' AND published_at IS NULL"),
-            postgresql_where=text("state = 'available' AND published_at IS NULL"),
-        ),
-        Index(
-            "ix_jobs_published",
-            "model",
-            "published_at",
-            sqlite_where=text("state = 'available' AND published_at IS NOT NULL"),
-            postgresql_where=text("state = 'available' AND published_at IS NOT NULL"),
-        ),
-        Index(
-            "ix_jobs_due",
-            "available_at",
-            sqlite_where=text("state IN ('scheduled', 'retryable') AND pending_parents = 0"),
-            postgresql_where=text("state IN ('scheduled', 'retryable') AND pending_parents = 0"),
-        ),
-        Index(
-            "ix_jobs_waiting_for_parents",
-            "seq",
-            sqlite_where=text("state = 'scheduled' AND pending_parents > 0"),
-            postgresql_where=text("state = 'scheduled' AND pending_parents > 0"),
-        ),
-        Index(
-            "ix_jobs_leased",
-            "lease_until",
-            sqlite_where=text("state = 'executing'"),
-            postgresql_where=text("state = 'executing'"),
-        ),
-        Index(
-            "ix_jobs_deadline",
-            "deadline_at",
-            sqlite_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
-            postgresql_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
-        ),
-        Index(
-            "ix_jobs_discarded",
-            "seq",
-            sqlite_where=text("state = 'discarded'"),
-            postgresql_where=text("state = 'discarded'"),
-        ),
+        _partial("ix_jobs_unpublished", "model", "priority", "batch_id", "seq",
+                 where="state = 'available' AND published_at IS NULL"),
+        _partial("ix_jobs_published", "model", "published_at",
+                 where="state = 'available' AND published_at IS NOT NULL"),
+        _partial("ix_jobs_due", "available_at",
+                 where="state IN ('scheduled', 'retryable') AND pending_parents = 0"),
+        _partial("ix_jobs_waiting_for_parents", "seq",
+                 where="state = 'scheduled' AND pending_parents > 0"),
+        _partial("ix_jobs_leased", "lease_until", where="state = 'executing'"),
+        _partial("ix_jobs_deadline", "deadline_at", where="deadline_at IS NOT NULL AND finished_at IS NULL"),
+        _partial("ix_jobs_discarded", "seq", where="state = 'discarded'"),
+        _partial("uq_jobs_idempotency", "tenant", "idempotency_key",
+                 where="idempotency_key IS NOT NULL", unique=True),
         Index("ix_jobs_batch", "batch_id", "seq"),
-        Index(
-            "uq_jobs_idempotency",
-            "tenant",
-            "idempotency_key",
-            unique=True,
-            sqlite_where=text("idempotency_key IS NOT NULL"),
-            postgresql_where=text("idempotency_key IS NOT NULL"),
-        ),
         {"sqlite_autoincrement": True},
-    )
+    )  # fmt: skip
 
 
 class Attempt(Base):

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -34,8 +35,6 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-
-from sqlalchemy import URL
 
 from .errors import SettingsError
 
@@ -65,8 +64,8 @@ def _default_runtime_dir() -> Path | None:
 
 
 def _default_database_url(values: dict[str, Any]) -> str:
-    # Put together by SQLAlchemy: a folder's name may hold what a URL gives a meaning to.
-    return URL.create("sqlite", database=f"{values['state_dir']}/soundmill.db").render_as_string()
+    # A folder's name may hold what a URL gives a meaning to.
+    return f"sqlite:///{quote(str(values['state_dir']))}/soundmill.db"
 
 
 def _default_storage_url(values: dict[str, Any]) -> str:

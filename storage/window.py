@@ -6,14 +6,13 @@ priority step. Picks go by priority, then round over the batches, then in order 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import ceil
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, func, literal_column, select, tuple_, update
+from sqlalchemy import Connection, Integer, bindparam, func, literal_column, select, tuple_, update
 
 from .database import Database, chunks
 from .lifecycle import State
@@ -45,17 +44,25 @@ class Wake:
         return self.model, step_of(self.priority)
 
 
-def _wake_columns() -> tuple[ColumnElement[object], ...]:
-    return (Job.id, Job.kind, Job.model, Job.priority, Job.attempt)  # type: ignore[return-value]
+_WAKE = (Job.id, Job.kind, Job.model, Job.priority, Job.attempt)
 
-
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """A batch that has unpublished jobs of a model at a priority."""
-
-    model: str
-    priority: int
-    batch_id: str
+# Built once: a pick asks them for every batch that has something to do. Each finds the next table, or
+# the next batch of a table, with one seek along the index, however many jobs lie in between.
+_FIRST_TABLE = select(Job.model, Job.priority).where(*UNPUBLISHED).order_by(Job.model, Job.priority).limit(1)
+_NEXT_TABLE = _FIRST_TABLE.where(
+    tuple_(Job.model, Job.priority) > tuple_(bindparam("model"), bindparam("priority"))
+)
+_AT_TABLE = (*UNPUBLISHED, Job.model == bindparam("model"), Job.priority == bindparam("priority"))
+_NEXT_BATCH = (
+    select(Job.batch_id).where(*_AT_TABLE, Job.batch_id > bindparam("batch")).order_by(Job.batch_id).limit(1)
+)
+_OLDEST = (
+    select(*_WAKE)
+    .where(*_AT_TABLE, Job.batch_id == bindparam("batch"))
+    .order_by(Job.seq)
+    .limit(bindparam("count", type_=Integer()))
+    .offset(bindparam("skip", type_=Integer()))
+)
 
 
 def pick(
@@ -71,34 +78,35 @@ def pick(
         paused: Models whose queues stand still.
     """
     left = dict(room)
-    tables: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for seat in _seats(connection):
-        if seat.model not in paused:
-            tables[seat.model, seat.priority].append(seat.batch_id)
     picked: list[Wake] = []
-    for model, priority in sorted(tables, key=lambda table: -table[1]):
+    for model, priority in sorted(_tables(connection), key=lambda table: -table[1]):
         lane = (model, step_of(priority))
-        if left.get(lane, 0) > 0:
-            batches = _in_turn(connection, tables[model, priority])
+        if left.get(lane, 0) > 0 and model not in paused:
+            batches = _in_turn(connection, _batches(connection, model, priority))
             chosen = _round(connection, model, priority, batches, left[lane])
             left[lane] -= len(chosen)
             picked += chosen
     return picked
 
 
-def _seats(connection: Connection) -> Iterator[_Seat]:
-    """Skip from batch to batch along the index, one seek each, however many jobs they hold."""
-    key = tuple_(Job.model, Job.priority, Job.batch_id)
-    query = (
-        select(Job.model, Job.priority, Job.batch_id)
-        .where(*UNPUBLISHED)
-        .order_by(Job.model, Job.priority, Job.batch_id)
-        .limit(1)
-    )
-    row = connection.execute(query).first()
+def _tables(connection: Connection) -> Iterator[tuple[str, int]]:
+    """The models and priorities that have jobs to pick."""
+    row = connection.execute(_FIRST_TABLE).first()
     while row is not None:
-        yield _Seat(*row)
-        row = connection.execute(query.where(key > tuple_(*row))).first()
+        model, priority = row
+        yield model, priority
+        row = connection.execute(_NEXT_TABLE, {"model": model, "priority": priority}).first()
+
+
+def _batches(connection: Connection, model: str, priority: int) -> list[str]:
+    """The batches that have jobs to pick at a table."""
+    batches: list[str] = []
+    last: str | None = ""  # no batch's id is empty
+    while last is not None:
+        values = {"model": model, "priority": priority, "batch": last}
+        last = connection.execute(_NEXT_BATCH, values).scalar()
+        batches += [last] if last is not None else []
+    return batches
 
 
 def _in_turn(connection: Connection, batches: Sequence[str]) -> list[str]:
@@ -130,14 +138,8 @@ def _round(
 def _oldest(
     connection: Connection, model: str, priority: int, batch: str, count: int, *, skip: int = 0
 ) -> list[Wake]:
-    rows = connection.execute(
-        select(*_wake_columns())
-        .where(*UNPUBLISHED, Job.model == model, Job.priority == priority, Job.batch_id == batch)
-        .order_by(Job.seq)
-        .limit(count)
-        .offset(skip)
-    )
-    return [Wake(**row._mapping) for row in rows]
+    values = {"model": model, "priority": priority, "batch": batch, "count": count, "skip": skip}
+    return [Wake(**row._mapping) for row in connection.execute(_OLDEST, values)]
 
 
 def mark_published(connection: Connection, database: Database, wakes: Sequence[Wake]) -> None:
@@ -164,7 +166,7 @@ def take_turns(connection: Connection, picked: Sequence[Wake]) -> None:
 def wakes_of(connection: Connection, ids: Collection[str]) -> list[Wake]:
     """What messages for these jobs need, for those that are available and have none."""
     rows = connection.execute(
-        select(*_wake_columns()).where(*UNPUBLISHED, Job.id.in_(ids)).order_by(Job.priority.desc(), Job.seq)
+        select(*_WAKE).where(*UNPUBLISHED, Job.id.in_(ids)).order_by(Job.priority.desc(), Job.seq)
     )
     return [Wake(**row._mapping) for row in rows]
 

@@ -286,7 +286,7 @@ def _is_ci() -> bool:
 
 @pytest.fixture(scope="session")
 def postgres_session() -> Iterator[PostgresServer]:
-    """The one server of this session. Tests ask for `postgres_server` or `postgres_url`."""
+    """The one server of the run. Tests ask for `postgres_server` or `postgres_url`."""
     try:
         server = PostgresServer.launch()
     except PostgresUnavailable as error:

@@ -52,7 +52,9 @@ class Attempt:
     def scratch(self) -> Path:
         """See `soundmill.models.handler.Run.scratch`; made when it is first asked for."""
         if self._scratch is None:
-            assert self.make_scratch is not None, "the executor offers a scratch folder before the handler runs"
+            assert self.make_scratch is not None, (
+                "the executor offers a scratch folder before the handler runs"
+            )
             self._scratch = self.make_scratch()
         return self._scratch
 

@@ -27,6 +27,7 @@ from typing import Any, TextIO
 from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
+from kombu.transport.redis import Channel
 
 from soundmill.models.errors import ModelUnavailable
 from soundmill.models.handler import Handler
@@ -75,6 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     faulthandler.enable()
     # Celery warns root because pickled messages could run anything; ours carry JSON only.
     warnings.simplefilter("ignore", SecurityWarning)
+    # Messages in hand need not go back to a queue: the table sends others. With a dead Redis kombu would
+    # pickle them into a temporary file at every reconnect.
+    Channel.do_restore = False
     sys.setswitchinterval(0.0005)  # a busy Python thread must not make the engine's thread wait for 5 ms
     try:
         # The child of a killed supervisor may still be handing back.
@@ -116,7 +120,9 @@ def card_lock(settings: Settings, card: str, *, wait_s: float) -> Iterator[None]
                 break
             except OSError:
                 if time.monotonic() > until:
-                    raise CardBusy(f"another process of this host holds {card}; stop it or choose another card") from None
+                    raise CardBusy(
+                        f"another process of this host holds {card}; stop it or choose another card"
+                    ) from None
                 time.sleep(0.1)
         yield
 
@@ -150,6 +156,7 @@ class CardProcess:
     def __init__(self, settings: Settings, options: argparse.Namespace) -> None:
         self._settings = settings
         self._pulse = Pulse(options.pulse)
+        os.close(options.pulse)  # it is mapped now, and nothing that a model starts should inherit it
         self._catalog = load_catalog(settings.plugins)
         with self._pulse.watching("load", settings.watchdog_load_s):
             self._handlers = load_handlers(self._catalog, options.models, options.card)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundmill.storage.settings import Settings, load_settings
+if TYPE_CHECKING:
+    from soundmill.storage.settings import Settings
 
 
 def commands(app: typer.Typer) -> None:
@@ -21,7 +22,10 @@ def commands(app: typer.Typer) -> None:
 
 
 Cards = Annotated[
-    list[str] | None, typer.Option("--card", "--cards", help="A card of this host, such as cpu:0; repeat it or separate by commas.")
+    list[str] | None,
+    typer.Option(
+        "--card", "--cards", help="A card of this host, such as cpu:0; repeat it or separate by commas."
+    ),
 ]
 Models = Annotated[
     list[str] | None, typer.Option("--model", help="A model to serve; repeat it. Default: all that run here.")
@@ -35,13 +39,13 @@ def up(
     ephemeral: Annotated[bool, typer.Option(help="Stop when standard input ends.", hidden=True)] = False,
 ) -> None:
     """Run the local stack: the broker, one worker for each card, and Flower. Ctrl-C stops it."""
-    _serve(load_settings(), cards, model, flower=flower, ephemeral=ephemeral)
+    _serve(_settings(), cards, model, flower=flower, ephemeral=ephemeral)
 
 
 def worker(context: typer.Context, card: Cards = None, model: Models = None) -> None:
     """Run workers on cards of this host."""
     if context.invoked_subcommand is None:
-        _serve(load_settings(), card, model, flower=False, ephemeral=False)
+        _serve(_settings(), card, model, flower=False, ephemeral=False)
 
 
 def drain(
@@ -52,7 +56,7 @@ def drain(
     from soundmill.storage.database import Database
     from soundmill.storage.decisions import set_draining
 
-    database = Database(load_settings().database_url)
+    database = Database(_settings().database_url)
     with database.write() as connection:
         names = set_draining(connection, card, draining=not undo)
     typer.echo(f"{', '.join(names)}: {'takes jobs again' if undo else 'takes nothing new'}")
@@ -70,7 +74,7 @@ def doctor(
 
     from .doctor import examine
 
-    findings = list(examine(load_settings()))
+    findings = list(examine(_settings()))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
@@ -82,6 +86,13 @@ def doctor(
         Console().print(table)
     if any(finding.verdict == "broken" for finding in findings):
         raise typer.Exit(1)
+
+
+def _settings() -> Settings:
+    # Slow to import, and `soundmill --help` needs none of it.
+    from soundmill.storage.settings import load_settings
+
+    return load_settings()
 
 
 def _serve(
@@ -110,5 +121,7 @@ def _serve(
             typer.echo(f"Flower: {page.url}{login}", err=True)
 
     sys.exit(
-        run_stack(settings, cards=chosen, models=served, flower=flower, ephemeral=ephemeral, announce=announce)
+        run_stack(
+            settings, cards=chosen, models=served, flower=flower, ephemeral=ephemeral, announce=announce
+        )
     )

@@ -30,14 +30,14 @@ def _cancel(state: Any, task_id: str | list[str]) -> dict[str, str]:
 
 
 @control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
-def revoke(
-    state: Any, task_id: str | list[str], **_: Any
-) -> dict[str, str]:
+def revoke(state: Any, task_id: str | list[str], **_: Any) -> dict[str, str]:
     """Cancel jobs by id; a running one stops within a step."""
     return _cancel(state, task_id)
 
 
-@control_command(name="terminate", variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [... [idN]]]")
+@control_command(
+    name="terminate", variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [... [idN]]]"
+)
 def terminate(state: Any, signal: str, task_id: str | list[str], **_: Any) -> dict[str, str]:
     """The same as `revoke`, whatever the signal."""
     del signal

@@ -235,17 +235,20 @@ class Dispatcher:
             lost = rescue.oldest_published(
                 connection, self._database, model, older_s=LOST_AFTER_S, count=published - waiting
             )
-            overdue = self._overdue(connection, model, waiting, recent)
+            overdue = self._overdue(connection, model, lengths, recent)
         again = list({wake.id: wake for wake in [*lost, *overdue]}.values())
         if again:
             logger.info("messages were lost; repeating them", extra={"model": model, "messages": len(again)})
             self._publish(again)
 
-    def _overdue(self, connection: Connection, model: str, waiting: int, recent: int) -> list[Wake]:
+    def _overdue(
+        self, connection: Connection, model: str, lengths: dict[int, int], recent: int
+    ) -> list[Wake]:
+        waiting = sum(lengths.values())
         if not recent:  # nobody works: everything is old, and repeating it would only pile up
             return []
         drain_s = max(waiting, 1) / (recent / DRAIN_SPAN_S)
-        room = self._settings.window_min - waiting
+        room = sum(self._room((model, step), length) for step, length in lengths.items())
         return rescue.oldest_published(
             connection, self._database, model, older_s=max(3 * drain_s, LOST_AFTER_S), count=room
         )

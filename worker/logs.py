@@ -15,7 +15,9 @@ class FieldFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """Append the fields that the call passed in `extra`."""
-        fields = {key: value for key, value in record.__dict__.items() if key not in _STANDARD and key != "data"}
+        fields = {
+            key: value for key, value in record.__dict__.items() if key not in _STANDARD and key != "data"
+        }
         return super().formatMessage(record) + "".join(f" {key}={value}" for key, value in fields.items())
 
 

@@ -141,7 +141,7 @@ class CardPool(TaskPool):
                 self._jobs[thread] = correlation_id
             try:
                 apply_target(
-                    target, args, kwargs, callback, accept_callback, getpid=threading.get_ident
+                    target, args or (), kwargs, callback, accept_callback, getpid=threading.get_ident
                 )
             except BaseException:
                 logger.exception("a task failed outside its own error handling")

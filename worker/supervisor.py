@@ -57,6 +57,7 @@ class Child:
     backoff_s: float = BACKOFF_FIRST_S
     stuck_since: float | None = None
     killed_by_watchdog: bool = False
+    killed_before: bool = False
     gave_up: bool = False
 
 
@@ -66,13 +67,19 @@ class Death:
 
     incarnation: str
     crashed: bool
+    suspects: bool = False
 
 
 class Supervisor:
     """Starts, watches and ends the children of a host."""
 
     def __init__(
-        self, settings: Settings, broker: Broker, database: Database, cards: Sequence[Card], models: Sequence[str]
+        self,
+        settings: Settings,
+        broker: Broker,
+        database: Database,
+        cards: Sequence[Card],
+        models: Sequence[str],
     ) -> None:
         """Prepare one child for each card; nothing is started yet.
 
@@ -166,7 +173,9 @@ class Supervisor:
                 start_new_session=True,
             )
         except OSError as error:  # no process or memory left: later there may be
-            logger.error("a card's process cannot be started", extra={"worker": child.name, "reason": str(error)})
+            logger.error(
+                "a card's process cannot be started", extra={"worker": child.name, "reason": str(error)}
+            )
             self._start_later(child)
             return
         logger.info("a card's process was started", extra={"worker": child.name, "pid": child.process.pid})
@@ -212,11 +221,15 @@ class Supervisor:
         logger.warning(
             "a card's process ended", extra={"worker": child.name, "status": status, "crashed": crashed}
         )
-        self._bury(child, crashed=crashed)
+        young = time.monotonic() - child.started < HEALTHY_S
+        killed = status == -signal.SIGKILL and not crashed
+        # Nobody says who sent a SIGKILL. One is an accident; a second one so soon may be a job's doing.
+        self._bury(child, crashed=crashed, suspects=killed and child.killed_before and young)
+        child.killed_before = killed
         if status == EXIT_UNUSABLE:
             child.gave_up = True
             return
-        if time.monotonic() - child.started > HEALTHY_S:
+        if not young:
             child.backoff_s = BACKOFF_FIRST_S
         self._start_later(child)
 
@@ -224,12 +237,12 @@ class Supervisor:
         child.start_again = time.monotonic() + child.backoff_s
         child.backoff_s = min(2 * child.backoff_s, BACKOFF_MOST_S)
 
-    def _bury(self, child: Child, *, crashed: bool) -> None:
+    def _bury(self, child: Child, *, crashed: bool, suspects: bool = False) -> None:
         assert child.process is not None
         if child.process.stdin is not None:
             child.process.stdin.close()
         child.process = None
-        self._deaths.append(Death(child.incarnation, crashed))
+        self._deaths.append(Death(child.incarnation, crashed, suspects))
 
     def _return_jobs_of_the_dead(self) -> None:
         while self._deaths:
@@ -241,6 +254,7 @@ class Supervisor:
                         self._database,
                         worker=death.incarnation,
                         crashed=death.crashed,
+                        suspects=death.suspects,
                         max_crashes=self._settings.max_crashes,
                     )
             except StorageUnavailable:

@@ -88,6 +88,7 @@ def submit(
     job's, all other keys are arguments of its model. Paths are relative to the file's folder.
     """
     from soundmill.producer.manifest import Options, batch_name
+    from soundmill.storage.errors import StorageUnavailable
 
     options = Options(model=model, kind=kind, priority=priority, args=parse_arguments(set_))
     name = batch or batch_name(file, options)
@@ -97,6 +98,9 @@ def submit(
             return
         try:
             tally, figures, follower = _run(producer, source, file, name, options, detach=detach)
+        except StorageUnavailable as error:
+            console.fail(f"{error}; {RESUME} (batch {name})")
+            raise typer.Exit(1) from error
         except KeyboardInterrupt:
             console.say(f"interrupted; {RESUME} (batch {name})")
             raise typer.Exit(130) from None

@@ -52,7 +52,9 @@ def test_a_format_gives_back_exactly_the_samples_that_went_in(
     assert probe(path).samples == samples
 
 
-@pytest.mark.parametrize(("format", "rate"), [("wav", 22050), ("flac", 22050), ("mp3", 44100), ("opus", 48000)])
+@pytest.mark.parametrize(
+    ("format", "rate"), [("wav", 22050), ("flac", 22050), ("mp3", 44100), ("opus", 48000)]
+)
 def test_a_format_gives_the_samples_back_at_their_place(tmp_path: Path, format: str, rate: int) -> None:
     # Noise below 4 kHz, which the lossy codecs keep.
     spectrum = np.fft.rfft(noise(2 * rate))

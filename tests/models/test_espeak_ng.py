@@ -14,6 +14,7 @@ import soundfile
 from soundmill.models.audio import MEDIA_TYPES
 from soundmill.models.errors import Cancelled, InputError, ModelUnavailable
 from soundmill.models.espeak_ng import EspeakNg, Request
+from soundmill.models.words import speakable
 from soundmill.storage.arguments import EspeakArguments
 
 from .conftest import FakeRun
@@ -52,7 +53,9 @@ def test_the_request_has_the_fields_of_the_arguments() -> None:
 @pytest.mark.parametrize(
     ("format", "rate"), [("wav", 22050), ("wav", 48000), ("flac", 24000), ("mp3", 44100), ("opus", 16000)]
 )
-def test_it_writes_speech_of_the_stated_length(handler: EspeakNg, run: FakeRun, format: str, rate: int) -> None:
+def test_it_writes_speech_of_the_stated_length(
+    handler: EspeakNg, run: FakeRun, format: str, rate: int
+) -> None:
     output = handler.perform(request("Hello world.", format=format, sample_rate=rate), run)
     audio, words = output.files
     assert (audio.name, audio.role, audio.media_type) == (f"audio.{format}", "audio", MEDIA_TYPES[format])
@@ -81,7 +84,7 @@ def test_word_times_can_be_left_out(handler: EspeakNg, run: FakeRun) -> None:
 @pytest.mark.parametrize(
     ("text", "language"),
     [
-        ("Hello (world), of the 10 — o'clock \"1990\" & 😀 end. ... Next", "en-us"),
+        ('Hello (world), of the 10 — o\'clock "1990" & 😀 end. ... Next', "en-us"),
         ("  leading\n\nand trailing  ", "en-us"),
         ("你好世界。今天 hello 天气很好", "cmn"),
         ("「こんにちは世界」カッコー", "ja"),
@@ -90,10 +93,12 @@ def test_word_times_can_be_left_out(handler: EspeakNg, run: FakeRun) -> None:
         ("\ud800 broken \x01 text \ufffd", "en-us"),
     ],
 )
-def test_every_token_has_a_place_in_the_audio(handler: EspeakNg, run: FakeRun, text: str, language: str) -> None:
+def test_every_token_has_a_place_in_the_audio(
+    handler: EspeakNg, run: FakeRun, text: str, language: str
+) -> None:
     result = handler.perform(request(text, language=language, sample_rate=8000), run).result
-    document = words_of(run) if "\ud800" not in text else json.loads((run.scratch / "words.json").read_bytes())
-    words = document["words"]
+    document = words_of(run)
+    words, text = document["words"], speakable(text)
     assert result["words"] == len(words) >= len(text.split())
     assert "".join(word["text"] for word in words) == "".join(text.split())
     assert all(text[word["char_start"] : word["char_end"]] == word["text"] for word in words)
@@ -163,7 +168,7 @@ def test_a_short_job_does_not_wait_for_a_long_one(handler: EspeakNg, tmp_path: P
     long_run, finished = FakeRun(tmp_path / "long"), threading.Event()
 
     def speak_long() -> None:
-        handler.perform(request("A sentence of some words. " * 1000), long_run)
+        handler.perform(request("A sentence of some words. " * 600), long_run)
         finished.set()
 
     thread = threading.Thread(target=speak_long)
@@ -176,7 +181,7 @@ def test_a_short_job_does_not_wait_for_a_long_one(handler: EspeakNg, tmp_path: P
 def test_a_huge_text_is_spoken_in_bounded_memory(handler: EspeakNg, run: FakeRun) -> None:
     import tracemalloc
 
-    text = ("The quick brown fox jumps over the lazy dog, and it is true. " * 1700)[:100_000]
+    text = "The quick brown fox jumps over the lazy dog, and it is true. " * 1600
     tracemalloc.start()
     output = handler.perform(request(text, speed=2.5, sample_rate=8000, word_times=False), run)
     _, peak = tracemalloc.get_traced_memory()

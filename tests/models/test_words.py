@@ -76,7 +76,11 @@ def test_a_text_is_cut_at_its_best_place(text: str, first: str) -> None:
 
 
 def test_each_word_lasts_until_the_next_begins() -> None:
-    assert spans("a bc d", word_marks((0, 0), (2, 10), (5, 30)), 40) == [(0, 10, True), (10, 30, True), (30, 40, True)]
+    assert spans("a bc d", word_marks((0, 0), (2, 10), (5, 30)), 40) == [
+        (0, 10, True),
+        (10, 30, True),
+        (30, 40, True),
+    ]
 
 
 def test_a_word_ends_where_the_pause_behind_it_begins() -> None:
@@ -92,7 +96,11 @@ def test_a_word_ends_where_the_pause_behind_it_begins() -> None:
 
 
 def test_words_without_a_mark_share_by_their_letters() -> None:
-    assert spans("of the x", word_marks((0, 0), (7, 50)), 60) == [(0, 20, True), (20, 50, True), (50, 60, True)]
+    assert spans("of the x", word_marks((0, 0), (7, 50)), 60) == [
+        (0, 20, True),
+        (20, 50, True),
+        (50, 60, True),
+    ]
 
 
 def test_lone_punctuation_has_an_empty_span_in_its_place() -> None:
@@ -109,7 +117,10 @@ def test_a_symbol_that_is_said_is_spoken() -> None:
 
 
 def test_several_marks_in_a_word_and_marks_that_go_back_make_one_span() -> None:
-    assert spans("1990 x", word_marks((0, 0), (2, 10), (5, 20), (1, 25)), 30) == [(0, 20, True), (20, 30, True)]
+    assert spans("1990 x", word_marks((0, 0), (2, 10), (5, 20), (1, 25)), 30) == [
+        (0, 20, True),
+        (20, 30, True),
+    ]
 
 
 def test_a_text_without_any_mark_is_not_spoken_or_shared_over_the_audio() -> None:
@@ -117,7 +128,12 @@ def test_a_text_without_any_mark_is_not_spoken_or_shared_over_the_audio() -> Non
     assert spans("ab c", [], 30) == [(0, 20, True), (20, 30, True)]
 
 
-@given(TEXT, st.lists(st.tuples(st.integers(0, 220), st.integers(0, 1000), st.sampled_from(["word", "sound", "pause"]))))
+@given(
+    TEXT,
+    st.lists(
+        st.tuples(st.integers(0, 220), st.integers(0, 1000), st.sampled_from(["word", "sound", "pause"]))
+    ),
+)
 def test_spans_never_overlap_nor_leave_the_audio(text: str, places: list[tuple[int, int, str]]) -> None:
     ordered = sorted(places, key=lambda place: place[1])
     marks = [Mark(kind=kind, char=char, sample=sample) for char, sample, kind in ordered]  # type: ignore[arg-type]

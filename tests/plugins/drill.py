@@ -12,7 +12,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from soundmill.models.errors import CardFailed, InputError, OutOfMemory
 from soundmill.models.handler import Output, OutputFile, Run
@@ -57,8 +57,9 @@ class Drill:
 
     def perform(self, request: DrillRequest, run: Run) -> Output:
         """Step, then do what the request says."""
-        attempt = int(getattr(run, "job").attempt)
-        _note(f"{getattr(run, 'job').id} {attempt} {os.getpid()}")
+        job = cast(Any, run).job  # more than the port shows: which attempt this is, for `once`
+        attempt = int(job.attempt)
+        _note(f"{job.id} {attempt} {os.getpid()}")
         for step in range(request.steps):
             run.checkpoint(step / request.steps)
             time.sleep(request.step_s)

@@ -98,7 +98,12 @@ def test_a_huge_line_is_refused_without_being_kept(monkeypatch: pytest.MonkeyPat
     content = b'{"text": "a"}\n{"text": "' + b"x" * 5000 + b'"}\n{"text": "b"}\n' + b"y" * 3000
     found = read(content)
 
-    assert [(line.number, isinstance(line, Line)) for line in found] == [(1, True), (2, False), (3, True), (4, False)]
+    assert [(line.number, isinstance(line, Line)) for line in found] == [
+        (1, True),
+        (2, False),
+        (3, True),
+        (4, False),
+    ]
 
 
 def test_a_long_manifest_is_read_in_constant_memory(tmp_path: Path) -> None:

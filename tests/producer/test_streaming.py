@@ -32,7 +32,16 @@ def test_a_bad_item_is_refused_and_the_rest_goes_on(producer: Producer) -> None:
     answers = list(producer.submit_many(items))  # type: ignore[arg-type]
 
     assert [answer.index for answer in answers] == list(range(8))
-    assert [answer.refusal is None for answer in answers] == [True, False, False, False, False, True, True, False]
+    assert [answer.refusal is None for answer in answers] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert [answer.fresh for answer in answers] == [True, False, False, False, False, True, False, False]
     assert isinstance(answers[2].refusal, IdempotencyConflict)
     assert isinstance(answers[7].refusal, IdempotencyConflict)
@@ -100,7 +109,9 @@ def test_aliases_reach_over_chunks_and_refusals_reach_the_children(
     assert parents == {answers[0].job.id if answers[0].job else ""}
 
 
-def test_only_the_last_aliases_are_remembered(small_producer: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_last_aliases_are_remembered(
+    small_producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "CHUNK", 2)
     monkeypatch.setattr(stream, "ALIASES", 3)
     items = [speech(str(number), alias=f"a{number}") for number in range(6)]

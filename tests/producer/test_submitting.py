@@ -27,7 +27,13 @@ def test_a_job_is_a_row_with_every_argument_given(producer: Producer) -> None:
     view = job.get()
     assert job.fresh
     assert view.state == State.AVAILABLE
-    assert (view.kind, view.model, view.custom_id, view.batch, view.priority) == ("tts", "espeak-ng", "a", "b", 7)
+    assert (view.kind, view.model, view.custom_id, view.batch, view.priority) == (
+        "tts",
+        "espeak-ng",
+        "a",
+        "b",
+        7,
+    )
     assert view.args == {
         "text": "Good morning.", "language": "en-us", "voice": None, "speed": 1.0, "pitch": 50,
         "sample_rate": 22050, "format": "wav", "word_times": True,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from soundmill.producer import Producer, Request, WaitTimedOut, watcher
+from soundmill.producer import Producer, Request, WaitTimedOut, lookup
 from soundmill.storage.database import Database
 from soundmill.storage.errors import NotFound, StorageUnavailable
 from soundmill.storage.lifecycle import State
@@ -85,7 +85,9 @@ def test_a_thousand_tasks_wait_with_one_question_per_interval_and_five_threads(p
     with statements(producer.database) as seen, after(1.0, finish, producer, *ids):
         views = asyncio.run(wait_for_all())
 
-    asked = [statement for statement in seen if "FROM jobs" in statement and statement.startswith("SELECT jobs.id")]
+    asked = [
+        statement for statement in seen if "FROM jobs" in statement and statement.startswith("SELECT jobs.id")
+    ]
     # A second at 20 to 250 ms, and the time that it takes to settle them.
     assert len(asked) < 60
     assert [view.id for view in views] == ids
@@ -152,7 +154,10 @@ def test_everything_can_be_done_from_coroutines(producer: Producer) -> None:
         aio = producer.aio
         first = await aio.submit(model="espeak-ng", args={"text": "one"}, batch="b")
         [second] = await aio.submit_graph([Request(model="espeak-ng", args={"text": "two"}, batch="b")])
-        many = [item async for item in aio.submit_many([Request(model="espeak-ng", args={"text": "x"}, batch="b")])]
+        many = [
+            item
+            async for item in aio.submit_many([Request(model="espeak-ng", args={"text": "x"}, batch="b")])
+        ]
         assert [item.index for item in many] == [0]
         await aio.cancel(second)
         assert (await aio.wait(second, timeout_s=5)).state == State.CANCELLED
@@ -172,14 +177,14 @@ def test_a_wait_survives_an_outage_of_the_job_table(
 ) -> None:
     [job] = submit(small_producer, 1)
     down = threading.Event()
-    answer = watcher.lookup.watched
+    answer = lookup.watched
 
     def watched(*args: Any) -> Any:
         if down.is_set():
             raise StorageUnavailable("the job table did not answer: test")
         return answer(*args)
 
-    monkeypatch.setattr(watcher.lookup, "watched", watched)
+    monkeypatch.setattr(lookup, "watched", watched)
     down.set()
     with after(0.5, down.clear), after(0.2, finish, small_producer, job):
         assert small_producer.wait(job, timeout_s=10).state == State.COMPLETED
@@ -192,7 +197,9 @@ def test_a_wait_survives_an_outage_of_the_job_table(
     assert time.monotonic() - began < 2
 
 
-def test_a_wait_survives_the_restart_of_postgresql(postgres_url: str, postgres_server: Any, tmp_path: Any) -> None:
+def test_a_wait_survives_the_restart_of_postgresql(
+    postgres_url: str, postgres_server: Any, tmp_path: Any
+) -> None:
     from soundmill.storage.settings import Settings
 
     with Producer(Settings(state_dir=tmp_path, database_url=postgres_url)) as producer:
@@ -221,7 +228,7 @@ def test_an_unforeseen_error_reaches_those_who_wait(
         raise ZeroDivisionError("test")
 
     with monkeypatch.context() as patch:
-        patch.setattr(watcher.lookup, "watched", fail)
+        patch.setattr(lookup, "watched", fail)
         with pytest.raises(ZeroDivisionError):
             small_producer.wait(job, timeout_s=10)
     finish(small_producer, job)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
@@ -136,28 +136,15 @@ class Background:
     """A function in a thread of its own; `result` waits for it."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        self._work = work
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._work()
-        except BaseException as error:
-            self._error = error
+        pool = ThreadPoolExecutor(1)
+        self._future = pool.submit(work)
+        pool.shutdown(wait=False)
 
     @property
     def waits(self) -> bool:
         """Whether it has not come back within a moment."""
-        self._thread.join(0.3)
-        return self._thread.is_alive()
+        return bool(wait([self._future], timeout=0.2).not_done)
 
     def result(self) -> Any:
         """What the function returned, or raised."""
-        self._thread.join(20)
-        assert not self._thread.is_alive(), "it did not come back"
-        if self._error is not None:
-            raise self._error
-        return self._value
+        return self._future.result(timeout=20)

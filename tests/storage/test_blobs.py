@@ -48,7 +48,7 @@ class TestContract(BlobContract):
 def test_blobs_are_sharded_and_read_only(blobs: LocalBlobStore) -> None:
     path = stored(blobs, b"x")
     name = sha256(b"x")
-    assert path == blobs.root / name[:2] / name[2:4] / name
+    assert path == blobs.root / name[:2] / name
     assert path.stat().st_mode & 0o777 == 0o440
     assert files(blobs.root) == [path]
 

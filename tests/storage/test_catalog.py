@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -35,11 +34,11 @@ BEEP = Model(id="beep", kind="tts", title="A tone", arguments=Beep, handler="bee
 
 
 @pytest.fixture
-def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def plugin(monkeypatch: pytest.MonkeyPatch) -> str:
     module = ModuleType("beeps")
     module.MODELS = [BEEP]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "beeps", module)
-    yield "beeps"
+    return "beeps"
 
 
 def refusal(model: str, args: dict[str, Any]) -> tuple[str | None, str]:
@@ -102,7 +101,7 @@ def test_every_format_takes_the_rates_that_it_offers(audio_format: str) -> None:
 
 def test_an_unknown_model_is_refused_with_a_guess() -> None:
     with pytest.raises(
-        UnknownModel, match="there is no model 'espek-ng'; did you mean 'espeak-ng'?"
+        UnknownModel, match=r"there is no model 'espek-ng'; did you mean 'espeak-ng'\?"
     ) as caught:
         load_catalog().get("espek-ng")
     assert caught.value.field == "model"
@@ -151,4 +150,4 @@ def test_the_catalogue_loads_no_torch() -> None:
         "import sys; from soundmill.storage.catalog import load_catalog; load_catalog(); "
         "sys.exit(bool({'torch', 'transformers', 'sqlalchemy'} & sys.modules.keys()))"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import insert
 
-from soundmill.storage.attempts import Made
+from soundmill.storage.attempts import Made, claim
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import Cancellation, cancel, retry, set_draining, set_paused
 from soundmill.storage.errors import NotFound, StateConflict
@@ -94,8 +94,6 @@ def test_cancelling_an_unknown_job_changes_nothing(database: Database) -> None:
 
 
 def test_a_cancel_that_meets_a_claim_asks_the_worker(postgres: Database) -> None:
-    from soundmill.storage.attempts import claim
-
     id_ = submit(postgres)
     with postgres.write() as connection:
         claim(connection, postgres, [id_], worker="w", card="c", lease_s=30)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from soundmill.storage.attempts import settle
@@ -134,7 +136,7 @@ def test_retrying_the_parent_revives_its_children_to_any_depth(database: Databas
     assert states(database, ids) == [AVAILABLE] + [SCHEDULED] * 4
     assert [see(database, id_).pending_parents for id_ in ids] == [0, 1, 1, 1, 1]
     assert see(database, ids[4]).error_code is None
-    for parent, child in zip(ids, ids[1:], strict=False):
+    for parent, child in pairwise(ids):
         assert finish(database, parent).freed == (child,)
     assert_counters_are_true(database)
 

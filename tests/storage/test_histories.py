@@ -188,7 +188,7 @@ def walk(url: str, examples: int) -> None:
 
     migrate(Walk.database)
     try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             Walk,
             settings=settings(
                 max_examples=examples,

@@ -134,10 +134,10 @@ QUESTIONS: dict[str, tuple[Callable[[Connection, Database], Any], tuple[str, ...
         lambda c, d: rescue.oldest_published(c, d, MODELS[0], older_s=5, count=9),
         ("ix_jobs_published",),
     ),
-    "published_models": (lambda c, d: rescue.published_models(c), ("ix_jobs_published",)),
-    "wake_due": (lambda c, d: rescue.wake_due(c, d), ("ix_jobs_due",)),
-    "discard_late": (lambda c, d: rescue.discard_late(c, d), ("ix_jobs_deadline",)),
-    "rescue_expired": (lambda c, d: rescue.rescue_expired(c, d), ("ix_jobs_leased",)),
+    "published_models": (lambda c, _: rescue.published_models(c), ("ix_jobs_published",)),
+    "wake_due": (rescue.wake_due, ("ix_jobs_due",)),
+    "discard_late": (rescue.discard_late, ("ix_jobs_deadline",)),
+    "rescue_expired": (rescue.rescue_expired, ("ix_jobs_leased",)),
     "rescue_worker": (
         lambda c, d: rescue.rescue_worker(c, d, worker="nobody", crashed=True, max_crashes=2),
         ("ix_jobs_leased",),
@@ -177,9 +177,9 @@ def scans_of(plan: str, dialect: str) -> list[str]:
 
 
 @pytest.fixture
-def filled(database: Database) -> Database:
-    fill(database)
-    return database
+def filled(fresh_database: Database) -> Database:
+    fill(fresh_database)
+    return fresh_database
 
 
 def test_every_periodic_question_goes_along_its_index(filled: Database) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from soundmill.storage.attempts import mark_alone
@@ -33,6 +35,7 @@ from .jobs import (
     states,
     submit,
     submit_many,
+    take,
 )
 
 LONG_AGO = 1.0
@@ -54,7 +57,7 @@ def outcomes(database: Database, id_: str) -> list[tuple[int, str, str | None]]:
         return [(row.attempt, row.outcome, row.error_code) for row in attempts_of(connection, id_)]
 
 
-def running_alone(database: Database, **changes: object) -> str:
+def running_alone(database: Database, **changes: Any) -> str:
     claimed = running(database, **changes)
     with database.write() as connection:
         mark_alone(connection, claimed.id, claimed.attempt)
@@ -118,8 +121,6 @@ def test_a_job_that_was_alone_is_charged_and_at_last_discarded(database: Databas
     child = submit(database, parents=(id_,))
     died(database, crashed=True)
     assert (see(database, id_).state, see(database, id_).crashes) == (State.AVAILABLE, 1)
-
-    from .jobs import take
 
     take(database, id_)
     with database.write() as connection:

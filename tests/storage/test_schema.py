@@ -42,34 +42,34 @@ def tables_of(database: Database) -> set[str]:
         return set(inspect(connection).get_table_names())
 
 
-def test_the_migrated_tables_are_those_of_the_code(database: Database) -> None:
-    with database.read() as connection:
+def test_the_migrated_tables_are_those_of_the_code(fresh_database: Database) -> None:
+    with fresh_database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_the_migrated_indexes_are_those_of_the_code_with_their_conditions(database: Database) -> None:
-    migrated = indexes_of(database)
-    with database.write() as connection:
+def test_the_migrated_indexes_are_those_of_the_code_with_their_conditions(fresh_database: Database) -> None:
+    migrated = indexes_of(fresh_database)
+    with fresh_database.write() as connection:
         run(connection, "base")
-    Base.metadata.create_all(database.engine)
+    Base.metadata.create_all(fresh_database.engine)
 
     assert "published_at IS NULL" in migrated["ix_jobs_unpublished"]
-    assert indexes_of(database) == migrated
+    assert indexes_of(fresh_database) == migrated
 
 
-def test_downgrading_to_the_base_leaves_nothing(database: Database) -> None:
-    with database.write() as connection:
+def test_downgrading_to_the_base_leaves_nothing(fresh_database: Database) -> None:
+    with fresh_database.write() as connection:
         run(connection, "base")
 
-    assert tables_of(database) <= {"alembic_version"}
+    assert tables_of(fresh_database) <= {"alembic_version"}
 
 
-def test_migrating_again_does_nothing_and_is_quick(database: Database) -> None:
+def test_migrating_again_does_nothing_and_is_quick(fresh_database: Database) -> None:
     took_s = []
     for _ in range(5):
         begin = time.perf_counter()
-        migrate(database)
+        migrate(fresh_database)
         took_s.append(time.perf_counter() - begin)
 
     assert min(took_s) < 0.01
@@ -99,12 +99,12 @@ def test_processes_that_migrate_at_once_do_not_disturb_each_other(database_url: 
         assert process.returncode == 0, words.decode()
 
 
-def test_a_database_of_a_later_version_is_refused_in_a_sentence(database: Database) -> None:
-    with database.write() as connection:
+def test_a_database_of_a_later_version_is_refused_in_a_sentence(fresh_database: Database) -> None:
+    with fresh_database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
     with pytest.raises(NewerSchema, match=r"version 9999 .* knows 0001 at most; install the newer soundmill"):
-        migrate(database)
+        migrate(fresh_database)
 
 
 def test_a_migration_that_fails_leaves_nothing(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

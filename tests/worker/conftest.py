@@ -1,14 +1,16 @@
-"""What the tests of the worker share; see `running.py` for the real stack."""
+"""What the tests of the worker share; see `running.py` for the real stack and `bench.py` for its parts."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from soundmill.storage.database import Database
+from soundmill.storage.schema import migrate
 
 from .running import PLUGINS, Stack
 
@@ -18,6 +20,24 @@ StackMaker = Callable[..., Stack]
 @pytest.fixture(autouse=True)
 def _drill_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PLUGINS)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A job table, once on SQLite and once on PostgreSQL."""
+    database = Database(database_url)
+    migrate(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    """A job table on SQLite, for what is the same on both; it gives up a lock soon."""
+    database = Database(f"sqlite:///{tmp_path}/jobs.db", busy_s=0.2)
+    migrate(database)
+    yield database
+    database.close()
 
 
 @pytest.fixture
@@ -47,7 +67,3 @@ def _maker(folder: Path, url: str) -> Iterator[StackMaker]:
 def stack(sqlite_stack: StackMaker) -> Stack:
     """A stack on SQLite, not started yet."""
     return sqlite_stack()
-
-
-__all__ = ["any_stack", "sqlite_stack", "stack"]
-assert sys

@@ -76,7 +76,11 @@ class Stack:
             )
         self._ever[self.process.pid] = psutil.Process(self.process.pid)
         if wait:
-            until(lambda: len(self.cards()) == len(names) and all(map(self._reported, names)), START_S, self.words)
+            until(
+                lambda: len(self.cards()) == len(names) and all(map(self._reported, names)),
+                START_S,
+                self.words,
+            )
 
     def environment(self) -> dict[str, str]:
         """What the processes are started with."""
@@ -103,18 +107,22 @@ class Stack:
             return found
         return []
 
-    def _find(self, word: str) -> list[psutil.Process]:
+    def find(self, word: str) -> list[psutil.Process]:
+        """The processes of the stack that have a word in their command."""
         found = []
         for process in self._family():
             with contextlib.suppress(psutil.Error):
-                if any(word in part for part in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                if (
+                    any(word in part for part in process.cmdline())
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
                     found.append(process)
         return found
 
     def cards(self) -> dict[str, psutil.Process]:
         """The processes of the cards, by card."""
         found = {}
-        for process in self._find("soundmill.worker.card"):
+        for process in self.find("soundmill.worker.card"):
             words = process.cmdline()
             found[words[words.index("--card") + 1]] = process
         return found
@@ -122,7 +130,9 @@ class Stack:
     def server(self) -> psutil.Process:
         """The embedded broker's server, not its guard."""
         # The server writes its address over its arguments; its guard keeps its own.
-        return next(p for p in self._find("-server") if not any("broker_guard" in part for part in p.cmdline()))
+        return next(
+            p for p in self.find("-server") if not any("broker_guard" in part for part in p.cmdline())
+        )
 
     def redis(self) -> redis.Redis:
         """A client of the broker."""
@@ -213,7 +223,9 @@ class Stack:
 
     def await_state(self, job_id: str, *states: State, timeout_s: float = SETTLE_S) -> JobView:
         """Wait until the job is in one of the states."""
-        until(lambda: self.job(job_id).state in states, timeout_s, lambda: f"{self.job(job_id)}\n{self.words()}")
+        until(
+            lambda: self.job(job_id).state in states, timeout_s, lambda: f"{self.job(job_id)}\n{self.words()}"
+        )
         return self.job(job_id)
 
     def await_final(self, ids: Sequence[str], timeout_s: float = SETTLE_S) -> float:
@@ -249,9 +261,13 @@ class Stack:
             again: The most repetitions allowed; `None` does not look.
         """
         with self.database.read() as connection:
-            states = {row[0]: row[1] for row in connection.execute(select(Job.id, Job.state).where(Job.id.in_(ids)))}
+            states = {
+                row[0]: row[1] for row in connection.execute(select(Job.id, Job.state).where(Job.id.in_(ids)))
+            }
             ends = connection.execute(
-                select(Attempt.job_id, func.count()).where(Attempt.outcome == "completed").group_by(Attempt.job_id)
+                select(Attempt.job_id, func.count())
+                .where(Attempt.outcome == "completed")
+                .group_by(Attempt.job_id)
             )
             completions = {row[0]: row[1] for row in ends}
             counted = {
@@ -265,7 +281,9 @@ class Stack:
         assert states.keys() == set(ids)
         assert all(State(state).final for state in states.values()), Counter(states.values())
         for id_, state in states.items():
-            assert completions.get(id_, 0) == (state == State.COMPLETED), f"{id_} {state} {completions.get(id_)}"
+            assert completions.get(id_, 0) == (state == State.COMPLETED), (
+                f"{id_} {state} {completions.get(id_)}"
+            )
         assert counted == recounted
         runs = Counter(job for job, _ in self.runs())
         repeated = sum(runs[id_] - 1 for id_ in ids if runs[id_])
@@ -304,7 +322,10 @@ def _runs(process: psutil.Process) -> bool:
 
 def told(sentence: str, figures: Mapping[str, float]) -> None:
     """Show figures with `pytest -s`; they are for people and nothing depends on them."""
-    shown = ", ".join(f"{name} {figure:.3f}" if isinstance(figure, float) else f"{name} {figure}" for name, figure in figures.items())
+    shown = ", ".join(
+        f"{name} {figure:.3f}" if isinstance(figure, float) else f"{name} {figure}"
+        for name, figure in figures.items()
+    )
     sys.stdout.write(f"\n    {sentence}: {shown}\n")
 
 

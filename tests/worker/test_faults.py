@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from soundmill.producer import Producer
+from soundmill.storage.broker import running_broker_url
 from soundmill.storage.database import Database
+from soundmill.storage.decisions import set_draining
 from soundmill.storage.lifecycle import State
+from soundmill.storage.queue import RESPONSIVE, Publisher, make_app, redis_key
+from soundmill.storage.window import Wake
 
 from ..postgres import PostgresServer
 from .conftest import StackMaker
@@ -220,7 +225,10 @@ def test_a_job_that_breaks_its_process_is_found_out_and_harms_no_neighbour(
     bad = stack.submit(what=culprit, steps=10, step_s=0.02)[0]
     took = stack.await_final([bad, *neighbours], timeout_s=90)
     stack.assert_sound([bad, *neighbours])
-    told(f"a job that does {culprit}", {"its runs": len([1 for job, _ in stack.runs() if job == bad]), "seconds": took})
+    told(
+        f"a job that does {culprit}",
+        {"its runs": len([1 for job, _ in stack.runs() if job == bad]), "seconds": took},
+    )
     assert stack.states(neighbours) == {"completed": 10}
     job = stack.job(bad)
     assert (job.state, job.error_code, job.crashes) == (State.DISCARDED, "worker_crashed", 2), job
@@ -293,4 +301,88 @@ def test_a_card_that_keeps_dying_is_restarted_ever_more_slowly(stack: Stack) -> 
     ids = stack.submit_many(3)
     stack.await_final(ids)
     stack.assert_sound(ids)
+    assert_stops_cleanly(stack)
+
+
+# -- more than one fault -------------------------------------------------------------------------------
+
+
+def test_a_second_supervisor_takes_over_broker_and_leadership_of_a_killed_one(
+    sqlite_stack: StackMaker,
+) -> None:
+    first, second = sqlite_stack(), sqlite_stack()
+    first.start("cpu:0")
+    second.start("cpu:1")
+    ids = second.submit_many(60, steps=20, step_s=0.02)
+    until(lambda: len(second.runs()) >= 10, 30)
+    first.stop(signal.SIGKILL)
+    took = second.await_final(ids)
+    repeated = second.assert_sound(ids, again=IN_HAND)
+    told("kill -9 of the first of two supervisors", {"repeated": repeated, "seconds": took})
+    assert second.states(ids) == {"completed": len(ids)}
+    assert first.left_behind() == []
+    assert_stops_cleanly(second)
+
+
+def test_a_full_broker_ends_no_job_and_charges_nothing(stack: Stack, producer: Producer) -> None:
+    stack.start("cpu:0")
+    ids = busy(stack)
+    broker = stack.redis()
+    broker.config_set("maxmemory", "1")
+    ids += [timed_submit(producer)[0] for _ in range(3)]
+    time.sleep(3)
+    broker.config_set("maxmemory", "256mb")
+    took = stack.await_final(ids)
+    told("a full broker", {"repeated": stack.assert_sound(ids, again=IN_HAND), "seconds": took})
+    assert stack.states(ids) == {"completed": len(ids)}
+    assert all(job.failures == job.crashes == 0 for job in map(stack.job, ids))
+    assert_stops_cleanly(stack)
+
+
+def test_pauses_and_drains_outlive_a_restart(stack: Stack, producer: Producer) -> None:
+    stack.start("cpu:0", "cpu:1")
+    producer.pause("drill")
+    with stack.database.write() as connection:
+        set_draining(connection, "cpu:0", draining=True)
+    assert stack.stop() == 0
+    ids = [producer.submit(model="drill", args={}).id for _ in range(20)]
+    stack.start("cpu:0", "cpu:1")
+    time.sleep(1.5)
+    assert stack.states(ids) == {"available": 20}
+    producer.resume("drill")
+    stack.await_final(ids)
+    assert {stack.job(id_).card for id_ in ids} == {"cpu:1"}
+    assert stack.runs() and not any(count > 1 for count in Counter(stack.runs()).values())
+    assert_stops_cleanly(stack)
+
+
+def test_repeated_and_foreign_messages_run_nothing(stack: Stack) -> None:
+    stack.start("cpu:0")
+    ids = stack.submit_many(3)
+    stack.await_final(ids)
+    publisher = Publisher(make_app(running_broker_url(stack.settings), RESPONSIVE))
+    names = [*ids, *ids, "01AAAAAAAAAAAAAAAAAAAAAAAA", "nobody's", "a\0b"]
+    publisher.publish([Wake(id=id_, kind="drill", model="drill", priority=4, attempt=0) for id_ in names])
+    publisher.close()
+    more = stack.submit_many(3)
+    stack.await_final(more)
+    until(lambda: not stack.redis().exists("unacked") and not stack.redis().llen(redis_key("drill", 6)), 20)
+    assert stack.assert_sound([*ids, *more], again=0) == 0
+    assert len(stack.runs()) == 6
+    assert_stops_cleanly(stack)
+
+
+def test_a_job_that_kills_its_worker_looks_like_an_accident_but_starves_nobody(stack: Stack) -> None:
+    """Nobody can tell its SIGKILL from a person's, so nothing is charged; it waits ever longer instead."""
+    stack.start("cpu:0")
+    neighbours = stack.submit_many(5, steps=60, step_s=0.05)
+    bad = stack.submit(what="kill", steps=20, step_s=0.05)[0]
+    took = stack.await_final(neighbours, timeout_s=90)
+    told("a job that sends SIGKILL", {"its runs": stack.job(bad).attempt, "until the others were done": took})
+    assert stack.states(neighbours) == {"completed": 5}
+    culprit = stack.job(bad)
+    assert (culprit.state.final, culprit.crashes, culprit.failures) == (False, 0, 0)
+    stack.cancel(bad)
+    stack.await_final([bad])
+    stack.assert_sound([bad, *neighbours])
     assert_stops_cleanly(stack)

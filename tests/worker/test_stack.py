@@ -94,7 +94,9 @@ def test_a_cancelled_job_that_waits_never_runs(shared: Stack, producer: Producer
     assert not shared.ran(job.id)
 
 
-def test_a_cancelled_job_that_runs_stops_within_a_second_and_a_step(shared: Stack, producer: Producer) -> None:
+def test_a_cancelled_job_that_runs_stops_within_a_second_and_a_step(
+    shared: Stack, producer: Producer
+) -> None:
     id_ = running(shared)
     begun = time.monotonic()
     producer.cancel(id_)

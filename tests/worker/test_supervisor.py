@@ -1,0 +1,246 @@
+"""The supervisor's judgement; `test_faults.py` watches it at work."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soundmill.models.device import Card
+from soundmill.storage.broker import Broker
+from soundmill.storage.database import Database
+from soundmill.storage.lifecycle import State
+from soundmill.storage.settings import Settings
+from soundmill.worker import supervisor as module
+from soundmill.worker.card import EXIT_FORSAKEN, EXIT_UNUSABLE
+from soundmill.worker.executor import EXIT_CARD_FAILED
+from soundmill.worker.supervisor import BACKOFF_MOST_S, Child, OomWatch, Supervisor, _crashed, _is_stopped
+
+from ..storage.jobs import see, submit, take
+from .running import until
+
+
+@pytest.mark.parametrize(
+    ("status", "crashed"),
+    [
+        (0, False),
+        (-signal.SIGTERM, False),
+        (-signal.SIGINT, False),
+        (-signal.SIGKILL, False),
+        (EXIT_UNUSABLE, False),
+        (EXIT_FORSAKEN, False),
+        (EXIT_CARD_FAILED, True),
+        (1, True),
+        (-signal.SIGSEGV, True),
+        (-signal.SIGABRT, True),
+        (-signal.SIGBUS, True),
+    ],
+)
+def test_a_process_crashed_if_its_jobs_can_have_caused_the_end(status: int, crashed: bool) -> None:
+    assert _crashed(status, oom_killed=False) is crashed
+
+
+def test_a_kill_for_want_of_memory_is_a_crash() -> None:
+    assert _crashed(-signal.SIGKILL, oom_killed=True)
+    assert not _crashed(0, oom_killed=True)
+
+
+def test_the_kernels_counter_of_oom_kills_is_watched_and_forgotten_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = tmp_path / "vmstat"
+    counter.write_text("nr_free_pages 7\noom_kill 3\n")
+    watch = OomWatch(counter)
+    assert not watch.look(), "what happened before we came is no news"
+    counter.write_text("nr_free_pages 7\noom_kill 4\n")
+    assert watch.look()
+    assert watch.look()
+    monkeypatch.setattr(module, "OOM_KILL_S", 0.0)
+    assert not watch.look()
+
+
+def test_a_system_without_that_counter_has_no_oom_kills(tmp_path: Path) -> None:
+    assert not OomWatch(tmp_path / "missing").look()
+
+
+def test_a_stopped_process_is_told_from_a_running_one() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert not _is_stopped(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: _is_stopped(process.pid), 10)
+    finally:
+        process.kill()
+        process.wait()
+    assert not _is_stopped(process.pid)
+
+
+class Pretender(Supervisor):
+    """A supervisor whose children are whatever command the test says."""
+
+    command = "import sys; sys.exit(0)"
+
+    def _start_child(self, child: Child) -> None:
+        child.incarnation = f"{child.name}#test"
+        child.started = time.monotonic()
+        child.killed_by_watchdog = False
+        child.process = subprocess.Popen([sys.executable, "-c", self.command], stdin=subprocess.PIPE)
+
+
+@pytest.fixture
+def pretender(sqlite: Database, tmp_path: Path) -> Iterator[Pretender]:
+    settings = Settings(
+        state_dir=tmp_path / "state", database_url=f"sqlite:///{sqlite.url.database}", broker_url="redis://127.0.0.1:1",
+        shutdown_grace_s=1.0, max_crashes=1,
+    )  # fmt: skip
+    supervisor = Pretender(settings, Broker("redis://127.0.0.1:1"), sqlite, [Card("cpu", 0)], ["espeak-ng"])
+    yield supervisor
+    supervisor.stop()
+
+
+def watch_until(supervisor: Supervisor, holds: Any) -> None:
+    def look() -> bool:
+        supervisor.watch()
+        return bool(holds())
+
+    until(look, 30)
+
+
+def test_a_child_that_can_serve_nothing_is_given_up(pretender: Pretender) -> None:
+    pretender.command = f"import sys; sys.exit({EXIT_UNUSABLE})"
+    until(lambda: not pretender.watch(), 30)
+    assert pretender._children[0].gave_up
+
+
+def test_a_child_that_keeps_ending_is_started_after_a_backoff_that_doubles(
+    pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = pretender._children[0]
+    backoffs = []
+    for _ in range(9):
+        pretender._start_child(child)
+        assert child.process is not None
+        child.process.wait()
+        before = time.monotonic()
+        pretender.watch()
+        backoffs.append(round(child.start_again - before, 1))
+    assert backoffs[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert backoffs[-1] == BACKOFF_MOST_S
+    monkeypatch.setattr(module, "HEALTHY_S", 0.0)
+    pretender._start_child(child)
+    assert child.process is not None
+    child.process.wait()
+    pretender.watch()
+    assert child.start_again - time.monotonic() <= 0.5
+
+
+def test_a_child_that_cannot_be_started_is_tried_again(
+    sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no memory left")
+
+    settings = Settings(state_dir=tmp_path / "state", broker_url="redis://127.0.0.1:1")
+    supervisor = Supervisor(settings, Broker("redis://127.0.0.1:1"), sqlite, [Card("cpu", 0)], ["espeak-ng"])
+    with monkeypatch.context() as patch:
+        patch.setattr(module.subprocess, "Popen", refuse)
+        assert supervisor.watch()
+    assert supervisor._children[0].process is None
+    assert supervisor._children[0].start_again > time.monotonic()
+    supervisor.stop()
+
+
+def test_the_jobs_of_a_dead_child_are_available_at_once(pretender: Pretender, sqlite: Database) -> None:
+    id_ = submit(sqlite)
+    pretender.command = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    pretender._start_child(pretender._children[0])
+    take(sqlite, id_, worker=pretender._children[0].incarnation)
+    watch_until(pretender, lambda: see(sqlite, id_).state == State.AVAILABLE)
+    assert see(sqlite, id_).crashes == 0
+
+
+def test_the_jobs_of_a_dead_child_wait_for_the_database(
+    pretender: Pretender, sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sqlite3
+
+    id_ = submit(sqlite)
+    pretender._start_child(pretender._children[0])
+    take(sqlite, id_, worker=pretender._children[0].incarnation)
+    connection = sqlite3.connect(str(sqlite.url.database), isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    watch_until(pretender, lambda: pretender._deaths)
+    pretender.watch()
+    connection.rollback()
+    connection.close()
+    watch_until(pretender, lambda: see(sqlite, id_).state == State.AVAILABLE)
+
+
+class Still:
+    """A pulse that stopped."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def stuck_at(self) -> float:
+        return self.at
+
+    def reset(self) -> None:
+        self.at = math.inf
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_stuck_child_is_killed_after_a_second_look_and_a_stopped_one_is_left_alone(
+    pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STUCK_FOR_S", 0.5)
+    pretender.command = "import time; time.sleep(60)"
+    child = pretender._children[0]
+    child.pulse.close()
+    child.pulse = Still()  # type: ignore[assignment]
+    pretender._start_child(child)
+    process = child.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    until(lambda: _is_stopped(process.pid), 10)
+    for _ in range(8):
+        pretender.watch()
+        time.sleep(0.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGCONT)
+    watch_until(pretender, lambda: process.poll() is not None)
+    assert child.killed_by_watchdog
+    assert process.returncode in (-signal.SIGABRT, -signal.SIGKILL)
+
+
+def test_a_stop_ends_a_child_that_will_not_leave(
+    pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KILL_AFTER_GRACE_S", 0.5)
+    pretender.command = (
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
+    pretender._start_child(pretender._children[0])
+    process = pretender._children[0].process
+    assert process is not None
+    time.sleep(0.5)
+    pretender.stop()
+    assert process.returncode in (-signal.SIGKILL, -signal.SIGTERM)
+
+
+def test_a_child_is_told_its_card_and_the_settings(pretender: Pretender) -> None:
+    environment = pretender._environment(Card("cuda", 2))
+    assert environment["CUDA_VISIBLE_DEVICES"] == "2"
+    assert environment["SOUNDMILL_BROKER_URL"] == "redis://127.0.0.1:1"
+    assert environment["SOUNDMILL_SHUTDOWN_GRACE_S"] == "1.0"
+    assert environment["PATH"] == os.environ["PATH"]
