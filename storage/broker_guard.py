@@ -32,7 +32,11 @@ def main(arguments: list[str]) -> int:
     lock, program, configuration = arguments
     wake = _wake_on_signals()
     server = _start(program, configuration, int(lock))
-    select.select([_OWNER, wake], [], [])
+    while server.poll() is None:
+        readable, _, _ = select.select([_OWNER, wake], [], [])
+        # The signals are their numbers. A server that is only frozen sends SIGCHLD, too, and is let be.
+        if _OWNER in readable or signal.SIGTERM in os.read(wake, 64):
+            break
     return _stop(server)
 
 

@@ -14,7 +14,7 @@ from celery.worker.consumer import Consumer
 FLUSH_EVERY_S = 0.05
 
 
-class CardConsumer(Consumer):  # type: ignore[misc]
+class CardConsumer(Consumer):
     """Publishes its events at most every `FLUSH_EVERY_S`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

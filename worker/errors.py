@@ -2,8 +2,7 @@
 
 WorkerError
 ├── CardBusy         another process of this host holds the card
-├── ChildFailed      the process of a card did not come up
-└── Unstorable       the job table refuses what a handler returned
+└── ChildFailed      the process of a card did not come up
 JobDiscarded         raised to Celery only, so that Flower shows the truth
 """
 
@@ -20,10 +19,6 @@ class CardBusy(WorkerError):
 
 class ChildFailed(WorkerError):
     """The process of a card ended before it was ready; the message has its last words."""
-
-
-class Unstorable(WorkerError):
-    """A result holds something that no database takes, such as NaN. The handler has to be mended."""
 
 
 class JobDiscarded(Exception):

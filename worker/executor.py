@@ -22,13 +22,12 @@ from soundmill.storage.attempts import Claimed, Made, Settlement, mark_alone
 from soundmill.storage.blobs import LocalBlobStore
 from soundmill.storage.catalog import Catalog
 from soundmill.storage.database import Database
-from soundmill.storage.errors import StorageUnavailable
+from soundmill.storage.errors import StorageUnavailable, Unstorable
 from soundmill.storage.lifecycle import State
 from soundmill.storage.queue import Publisher
 from soundmill.storage.window import mark_published, wakes_of
 
 from .attempt import Attempt, Attempts
-from .errors import Unstorable
 from .inputs import local_inputs
 from .ledger import Ledger
 from .outcomes import UNSTORABLE, settlement_of

@@ -21,9 +21,7 @@ from sqlalchemy import Connection
 
 from soundmill.storage.attempts import Claimed, Settled, Settlement, claim, settle
 from soundmill.storage.database import Database
-from soundmill.storage.errors import StorageUnavailable
-
-from .errors import Unstorable
+from soundmill.storage.errors import StorageUnavailable, Unstorable
 
 logger = logging.getLogger(__name__)
 

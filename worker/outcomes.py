@@ -38,10 +38,8 @@ from soundmill.models.errors import (
     ShuttingDown,
 )
 from soundmill.storage.attempts import Claimed, Settlement
-from soundmill.storage.errors import NotFound, StorageUnavailable, SubmitRefused
+from soundmill.storage.errors import NotFound, StorageUnavailable, SubmitRefused, Unstorable
 from soundmill.storage.lifecycle import State, backoff_s
-
-from .errors import Unstorable
 
 UNSTORABLE = "unstorable_result"
 

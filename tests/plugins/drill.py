@@ -64,7 +64,8 @@ class Drill:
             run.checkpoint(step / request.steps)
             time.sleep(request.step_s)
         what = "finish" if request.once and attempt > 1 else request.what
-        return _ACTIONS[what](request, run)
+        output: Output = _ACTIONS[what](request, run)
+        return output
 
     def close(self) -> None:
         """Nothing to free."""

@@ -27,7 +27,7 @@ from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import AttemptView, JobView, attempts_of, get_job
 from soundmill.storage.rows import Attempt, Batch, Job
 from soundmill.storage.schema import migrate
-from soundmill.storage.settings import Settings, load_settings
+from soundmill.storage.settings import Settings
 from soundmill.storage.submission import NewJob, accept, request_digest
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -54,7 +54,11 @@ class Stack:
     def __init__(self, folder: Path, database_url: str, **settings: Any) -> None:
         self.folder = folder
         self.log = folder / "drill.log"
-        values = {"state_dir": folder / "state", "database_url": database_url, "plugins": ["drill"]}
+        values: dict[str, Any] = {
+            "state_dir": folder / "state",
+            "database_url": database_url,
+            "plugins": ["drill"],
+        }
         self.settings = Settings(**values | QUICK | settings)
         self.database = Database(database_url)
         migrate(self.database)
@@ -320,7 +324,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def told(sentence: str, figures: Mapping[str, float]) -> None:
+def told(sentence: str, figures: Mapping[str, Any]) -> None:
     """Show figures with `pytest -s`; they are for people and nothing depends on them."""
     shown = ", ".join(
         f"{name} {figure:.3f}" if isinstance(figure, float) else f"{name} {figure}"
@@ -329,4 +333,4 @@ def told(sentence: str, figures: Mapping[str, float]) -> None:
     sys.stdout.write(f"\n    {sentence}: {shown}\n")
 
 
-__all__ = ["QUICK", "SLACK_S", "Stack", "load_settings", "stopped", "told", "until"]
+__all__ = ["PLUGINS", "QUICK", "SLACK_S", "Stack", "stopped", "told", "until"]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import insert
 
 from soundmill.storage.attempts import keep
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import set_paused
 from soundmill.storage.errors import StorageUnavailable
 from soundmill.storage.lifecycle import State
+from soundmill.storage.queue import Publisher
 from soundmill.storage.rows import Worker
 from soundmill.storage.settings import Settings
 from soundmill.worker import dispatcher as module
@@ -56,13 +58,8 @@ class Desk:
     def __init__(self, database: Database, clock: Clock, holder: str = "here", **settings: Any) -> None:
         self.database, self.clock, self.mailbox = database, clock, Mailbox()
         self.settings = Settings(**settings)
-        self.dispatcher = Dispatcher(
-            database,
-            self.mailbox,
-            self.settings,
-            ["espeak-ng"],
-            holder,  # type: ignore[arg-type]
-        )
+        publisher = cast(Publisher, self.mailbox)
+        self.dispatcher = Dispatcher(database, publisher, self.settings, ["espeak-ng"], holder)
 
     def tick(self, times: int = 1) -> int:
         """Tick, all periodic work being due; return how many messages went out."""
@@ -80,7 +77,7 @@ class Desk:
             "draining": False,
         }  # fmt: skip
         with self.database.write() as connection:
-            connection.execute(Worker.__table__.insert().values(**values | changes))
+            connection.execute(insert(Worker).values(**values | changes))
 
 
 @pytest.fixture

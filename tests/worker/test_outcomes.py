@@ -25,11 +25,11 @@ from soundmill.models.errors import (
 )
 from soundmill.storage import errors as storage_errors
 from soundmill.storage.attempts import Claimed, Settlement
-from soundmill.storage.errors import NotFound, StorageError, StorageUnavailable, SubmitRefused
+from soundmill.storage.errors import NotFound, StorageError, StorageUnavailable, SubmitRefused, Unstorable
 from soundmill.storage.lifecycle import MOVES, State
 from soundmill.worker import errors as worker_errors
 from soundmill.worker import outcomes
-from soundmill.worker.errors import Unstorable, WorkerError
+from soundmill.worker.errors import WorkerError
 from soundmill.worker.outcomes import TABLE, judge, settlement_of
 
 # Which row is meant for which class, and for all that are derived from it unless they stand here too.

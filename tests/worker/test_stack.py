@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -75,7 +76,8 @@ def test_a_deadline_ends_a_job_that_runs(shared: Stack) -> None:
     id_ = shared.submit(steps=2000, step_s=STEP_S, timeout_s=1.5)[0]
     job = shared.await_state(id_, State.DISCARDED, timeout_s=20)
     assert job.error_code == "deadline_exceeded"
-    assert job.finished_at is not None and job.deadline_at is not None
+    assert job.finished_at is not None
+    assert job.deadline_at is not None
     told("a deadline while it runs", {"late by": job.finished_at - job.deadline_at})
     assert [attempt.outcome for attempt in shared.attempts(id_)] == ["discarded"]
     assert job.failures == 0
@@ -158,7 +160,8 @@ def test_a_child_starts_as_soon_as_its_parent_settles(shared: Stack) -> None:
         shared.submit(parent, child)
         shared.await_final([parent.id, child.id])
         begun, ended = shared.job(child.id).started_at, shared.job(parent.id).finished_at
-        assert begun is not None and ended is not None
+        assert begun is not None
+        assert ended is not None
         waits.append(begun - ended)
     told("a child after its parent", {"best": min(waits), "worst": max(waits)})
     assert min(waits) < 0.1
@@ -259,3 +262,33 @@ def test_a_cancel_of_many_and_a_pause_leave_the_counters_true(shared: Stack, pro
     with shared.database.read() as connection:
         stray = select(Artifact.job_id).where(Artifact.job_id.in_(ids))
         assert connection.execute(stray).all() == []
+
+
+# -- the end -------------------------------------------------------------------------------------------
+
+STOPPER = (
+    "import sys; from soundmill.worker.stack import Stop; stop = Stop(at_end_of_input=len(sys.argv) > 1); "
+    "print('waits', flush=True); sys.exit(0 if stop.wait(60) and stop.wait(0) else 1)"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_wait(number: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STOPPER], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"waits\n"
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    process.stdout.close()
+
+
+def test_the_end_of_input_ends_the_wait_also_where_there_was_none() -> None:
+    command = [sys.executable, "-c", STOPPER, "ephemeral"]
+    assert (
+        subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        ).returncode
+        == 0
+    )
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
+    assert subprocess.run(closed, capture_output=True, timeout=60, check=False).returncode == 0

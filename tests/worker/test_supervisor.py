@@ -151,7 +151,7 @@ def test_a_child_that_cannot_be_started_is_tried_again(
     settings = Settings(state_dir=tmp_path / "state", broker_url="redis://127.0.0.1:1")
     supervisor = Supervisor(settings, Broker("redis://127.0.0.1:1"), sqlite, [Card("cpu", 0)], ["espeak-ng"])
     with monkeypatch.context() as patch:
-        patch.setattr(module.subprocess, "Popen", refuse)
+        patch.setattr(subprocess, "Popen", refuse)
         assert supervisor.watch()
     assert supervisor._children[0].process is None
     assert supervisor._children[0].start_again > time.monotonic()
