@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 PAGE = 500
 
+LONE_ATTEMPTS = 20
+"""A job whose worker is killed while it runs alone is given up at this attempt: with the backoff
+between them, that takes more than an hour of nothing but kills."""
+
 CRASHED = "worker_crashed"
 DEADLINE = "deadline_exceeded"
 
@@ -55,7 +59,8 @@ def rescue_worker(
     If it ended by itself, they are suspects from now on and run alone; a job that was alone already
     is charged a crash, and discarded after `max_crashes`. A kill from outside blames nobody. But a job
     that was alone waits before it runs again, ever longer: it may have killed the worker itself, again
-    and again, and the others would never get done beside it.
+    and again, and the others would never get done beside it. After `LONE_ATTEMPTS` it is discarded,
+    since every job has to come to an end.
 
     Args:
         connection: An open write transaction.
@@ -74,9 +79,10 @@ def rescue_worker(
     guilty: list[Any] = []
     spared: list[Any] = []
     for row in rows:
-        last_time = crashed and row.alone and row.crashes + 1 >= max_crashes
+        once_too_often = row.crashes + 1 >= max_crashes if crashed else row.attempt >= LONE_ATTEMPTS
+        last_time = row.alone and once_too_often
         (guilty if last_time and row.cancel_requested_at is None else spared).append(row)
-    _discard_guilty(connection, database, guilty)
+    _discard_guilty(connection, database, guilty, crashed=crashed)
     alone = [row for row in spared if row.alone and not crashed]
     others = [row for row in spared if row not in alone]
     suspect = crashed or suspects
@@ -139,16 +145,18 @@ def _give_back(
     return ids
 
 
-def _discard_guilty(connection: Connection, database: Database, rows: Sequence[Any]) -> None:
+def _discard_guilty(
+    connection: Connection, database: Database, rows: Sequence[Any], *, crashed: bool
+) -> None:
     if not rows:
         return
-    _record(connection, database, rows, "crashed", CRASHED)
+    _record(connection, database, rows, "crashed" if crashed else "lost", CRASHED)
     connection.execute(
         update(Job)
         .where(Job.id.in_([row.id for row in rows]))
         .values(
             state=State.DISCARDED.value,
-            crashes=Job.crashes + 1,
+            crashes=Job.crashes + int(crashed),
             finished_at=database.now(),
             lease_until=None,
             error_code=CRASHED,

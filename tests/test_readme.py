@@ -14,8 +14,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from soundmill.producer.cli import build_app
+from soundmill.storage.settings import Settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
@@ -68,7 +73,13 @@ def up(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
 
 def _run(command: str, environment: dict[str, str], folder: Path) -> str:
     done = subprocess.run(
-        shlex.split(command), env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        shlex.split(command),
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
@@ -92,3 +103,22 @@ def test_every_command_of_the_readme_does_what_it_says(
     script.write_text(_block("Use", "python"), encoding="utf-8")
     answer = _run(f"{sys.executable} {script}", environment, tmp_path)
     assert "Good" in answer
+
+
+def test_every_variable_that_the_readme_names_is_a_setting() -> None:
+    known = {f"SOUNDMILL_{name.upper()}" for name in Settings.model_fields} | {"SOUNDMILL_CONFIG"}
+    assert set(re.findall(r"SOUNDMILL_[A-Z_]+", README)) <= known
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    """Also those in running text, with the options that are named beside them."""
+    app: Any = typer.main.get_command(build_app())
+    for words in re.findall(r"`soundmill ([a-z][^`\n]*)`", README):
+        command, rest = app, shlex.split(words)
+        while rest and rest[0].split("|")[0] in getattr(command, "commands", {}):
+            names = rest.pop(0).split("|")
+            assert set(names) <= set(command.commands), words
+            command = command.commands[names[0]]
+        assert command is not app, words
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word.split("=")[0] for word in rest if word.startswith("--")} <= options, words

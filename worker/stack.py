@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -22,8 +23,6 @@ from .supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.2
-
-_STANDARD_INPUT = 0
 
 
 class Stop:
@@ -48,11 +47,9 @@ class Stop:
         return bool(select.select([self._reading], [], [], seconds)[0])
 
     def _await_end_of_input(self) -> None:
-        try:
-            while os.read(_STANDARD_INPUT, 4096):
-                pass
-        except OSError:
-            logger.warning("there is no standard input to wait for; stopping")
+        # Without a standard input its number may be that of any file by now, our own pipe's too.
+        while sys.__stdin__ is not None and os.read(sys.__stdin__.fileno(), 4096):
+            pass
         self.set()
 
 

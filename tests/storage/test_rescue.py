@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from soundmill.storage.decisions import cancel
 from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import attempts_of
 from soundmill.storage.rescue import (
+    LONE_ATTEMPTS,
     count_published,
     discard_late,
     oldest_published,
@@ -114,6 +116,42 @@ def test_a_kill_from_outside_blames_nobody(database: Database) -> None:
     assert see(database, id_).crashes == 0
     assert not field(database, id_, "suspect")
     assert outcomes(database, id_) == [(1, "lost", None)]
+
+
+def test_a_job_that_was_alone_when_its_worker_was_killed_waits_ever_longer_uncharged(
+    database: Database,
+) -> None:
+    """It may have killed the worker itself; in the meantime the others get done."""
+    waits = []
+    id_ = running_alone(database)
+    for _ in range(3):
+        died(database, crashed=False)
+        job = see(database, id_)
+        assert (job.state, job.crashes, job.failures) == (State.RETRYABLE, 0, 0)
+        waits.append(field(database, id_, "available_at") - time.time())
+        change(database, id_, state=State.AVAILABLE.value)
+        take(database, id_)
+        change(database, id_, alone=True)
+    assert waits == sorted(waits)
+    assert waits[0] > 0.5
+    assert waits[2] > 3
+
+
+def test_a_job_that_is_killed_alone_for_the_twentieth_time_is_given_up(database: Database) -> None:
+    id_ = running_alone(database)
+    change(database, id_, attempt=LONE_ATTEMPTS)
+    died(database, crashed=False)
+    job = see(database, id_)
+    assert (job.state, job.error_code, job.crashes) == (State.DISCARDED, "worker_crashed", 0)
+
+
+def test_a_worker_that_is_killed_again_and_again_leaves_suspects_behind(database: Database) -> None:
+    id_ = running(database).id
+    with database.write() as connection:
+        rescue_worker(connection, database, worker=WORKER, crashed=False, suspects=True, max_crashes=2)
+    assert see(database, id_).state == State.AVAILABLE
+    assert field(database, id_, "suspect") is True
+    assert see(database, id_).crashes == 0
 
 
 def test_a_job_that_was_alone_is_charged_and_at_last_discarded(database: Database) -> None:

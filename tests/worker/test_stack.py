@@ -243,7 +243,7 @@ def test_a_card_of_this_host_has_one_process_only(shared: Stack) -> None:
     ids = shared.submit_many(4, steps=60, step_s=STEP_S)
     done = subprocess.run(
         [sys.executable, "-m", "soundmill.worker", "up", "--no-flower", "--card", "cpu:0", "--model", "drill"],
-        env=shared.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
+        env=shared.environment() | {"SOUNDMILL_SHUTDOWN_GRACE_S": "0"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "another process of this host holds cpu:0; stop it or choose another card" in done.stderr
