@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from soundmill.storage.settings import Settings
 
@@ -97,14 +97,33 @@ class Flower:
 def main() -> None:
     """Run Flower with our application until standard input ends."""
     threading.Thread(target=_leave_with_supervisor, daemon=True).start()
+    _challenge_api_calls()
     from celery.bin.celery import main as celery
 
     sys.argv[1:1] = ["-A", "soundmill.worker.app", "flower"]
     celery()
 
 
+def _challenge_api_calls() -> None:
+    """Let the calls behind the buttons ask for the password, as the pages do.
+
+    A browser that knows it from a job's page sends it to another folder only when asked there. Flower
+    just refuses such a call, so that Terminate would fail without a word.
+    """
+    from flower.api import BaseApiHandler
+
+    write_error = BaseApiHandler.write_error
+
+    def challenge(handler: Any, status_code: int, **details: Any) -> None:
+        if status_code == 401:
+            handler.set_header("WWW-Authenticate", 'Basic realm="flower"')
+        write_error(handler, status_code, **details)
+
+    BaseApiHandler.write_error = challenge
+
+
 def _leave_with_supervisor() -> None:
-    while os.read(0, 4096):
+    while sys.__stdin__ is not None and os.read(sys.__stdin__.fileno(), 4096):
         pass
     os._exit(0)  # it keeps nothing that would have to be written
 
