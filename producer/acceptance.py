@@ -7,11 +7,9 @@ commits the same key at the same moment is left; then everything is undone and d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from ulid import ULID
+from typing import TYPE_CHECKING
 
 from soundmill.storage.errors import (
     IdempotencyConflict,
@@ -24,6 +22,7 @@ from soundmill.storage.submission import Accepted, NewJob, StoredInput, accept
 
 from . import lookup
 from .draft import SILENT_KINDS, Draft
+from .ids import new_ids
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -59,8 +58,8 @@ class _OvertakenError(Exception):
 class _Plan:
     """What the answers will be, as far as it is known before the insert."""
 
-    drafts: Sequence[Draft]
-    names: dict[str, Named | None]
+    ids: Iterator[str]
+    names: dict[str, Named | None] = field(default_factory=dict)
     answers: list[Answer | int] = field(default_factory=list)
     """An int is the place in `jobs` of the job that will answer."""
     jobs: list[NewJob] = field(default_factory=list)
@@ -105,6 +104,8 @@ def _accept_once(
     if not all(answer.fresh for answer in accepted):
         # Its children, if any, were given the id that is not there.
         raise _OvertakenError
+    if plan.answers == list(range(len(accepted))):  # each draft a new job, as in most streams
+        return list(accepted), plan.names
     answers: list[Answer] = []
     taken: set[int] = set()
     for answer in plan.answers:
@@ -125,7 +126,7 @@ def _make_plan(connection: Connection, tenant: str, drafts: Sequence[Draft], nam
     known = lookup.known_keys(connection, tenant, keys) if keys else {}
     kinds = lookup.kinds_of(connection, tenant, jobs) if jobs else {}
     blobs = lookup.owned_blobs(connection, tenant, hashes) if hashes else {}
-    plan = _Plan(drafts, {})
+    plan = _Plan(iter(new_ids(len(drafts))))
     for draft in drafts:
         answer = _planned(plan, draft, tenant, names, (known, kinds, blobs))
         plan.answers.append(answer)
@@ -140,7 +141,8 @@ def _planned(plan: _Plan, draft: Draft, tenant: str, names: Names, found: _Found
         answer = _known_answer(plan, draft, known)
         if answer is not None:
             return answer
-        plan.jobs.append(_new_job(draft, tenant, names, plan.names, kinds, blobs))
+        job = _new_job(next(plan.ids), draft, tenant, names, plan.names, kinds, blobs)
+        plan.jobs.append(job)
     except SubmitRefused as refusal:
         return refusal
     place = len(plan.jobs) - 1
@@ -181,6 +183,7 @@ def _require_same(draft: Draft, digest: str, job_id: str) -> None:
 
 
 def _new_job(
+    id_: str,
     draft: Draft,
     tenant: str,
     before: Names,
@@ -189,23 +192,25 @@ def _new_job(
     blobs: Mapping[str, lookup.OwnedBlob],
 ) -> NewJob:
     parents = {name: _parent(name, value, before, here, kinds) for name, value in draft.references.items()}
-    inputs = tuple(_owned_input(name, sha256, blobs) for name, sha256 in draft.artifacts.items())
-    args: dict[str, Any] = {name: {"job": parent} for name, parent in parents.items()}
+    inputs = [_owned_input(name, sha256, blobs) for name, sha256 in draft.artifacts.items()]
+    args = draft.args
+    if parents:
+        args = {**args, **{name: {"job": parent} for name, parent in parents.items()}}
     return NewJob(
-        id=str(ULID()),
+        id=id_,
         tenant=tenant,
         batch=draft.batch,
         custom_id=draft.custom_id,
         kind=draft.model.kind,
         model=draft.model.id,
-        args={**draft.args, **args},
+        args=args,
         args_version=draft.model.arguments.version,
         digest=draft.digest,
         priority=draft.priority,
         max_failures=draft.max_failures,
         idempotency_key=draft.idempotency_key,
-        parents=tuple(sorted(set(parents.values()))),
-        inputs=draft.inputs + inputs,
+        parents=tuple(sorted(set(parents.values()))) if parents else (),
+        inputs=(*draft.inputs, *inputs),
         delay_s=draft.delay_s,
         timeout_s=draft.timeout_s,
         model_revision=draft.model.revision,

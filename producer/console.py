@@ -93,6 +93,11 @@ def seconds(span: float | None) -> str:
     return "" if span is None else f"{span:.3f} s" if span < 10 else f"{span:.1f} s"
 
 
+def hours(span: float) -> str:
+    """A span of time that may be long, as hours with the seconds beside them."""
+    return f"{span / 3600:.2f} h ({span:.0f} s)"
+
+
 def short(value: Mapping[str, Any] | None, limit: int = 120) -> str:
     """A mapping on one line."""
     text = "" if value is None else json.dumps(value, ensure_ascii=False, default=str)

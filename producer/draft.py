@@ -86,13 +86,8 @@ def make_draft(request: Request, settings: Settings, catalog: Catalog, intake: I
     """
     request.check(settings)
     model = catalog.get(request.model, request.kind)
-    audio = {
-        name: _sort(name, request.args[name])
-        for name in model.audio_fields
-        if request.args.get(name) is not None
-    }
-    written = {name: value.written() for name, value in audio.items()}
-    args = model.parse({**request.args, **written})
+    audio = _audio_of(request, model)
+    args = model.parse(_written(request.args, audio))
     inputs = {name: item for name, value in audio.items() if (item := _store(name, value, intake))}
     hashes = {name: {"artifact": item.sha256} for name, item in inputs.items()}
     return Draft(
@@ -114,6 +109,15 @@ def make_draft(request: Request, settings: Settings, catalog: Catalog, intake: I
         timeout_s=request.timeout_s,
         max_failures=request.max_failures or settings.max_failures,
     )
+
+
+def _audio_of(request: Request, model: Model) -> dict[str, _Audio]:
+    given = request.args
+    return {name: _sort(name, given[name]) for name in model.audio_fields if given.get(name) is not None}
+
+
+def _written(args: Mapping[str, Any], audio: Mapping[str, _Audio]) -> Mapping[str, Any]:
+    return {**args, **{name: value.written() for name, value in audio.items()}} if audio else args
 
 
 def _sort(name: str, value: Any) -> _Audio:

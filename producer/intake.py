@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from soundmill.storage.blobs import LocalBlobStore
+from soundmill.storage.blobs import BlobStore, LocalBlobStore
 from soundmill.storage.errors import NotFound
 from soundmill.storage.submission import StoredInput
 
@@ -33,7 +33,7 @@ class Intake:
     def __init__(
         self,
         settings: Settings,
-        blobs: LocalBlobStore,
+        blobs: BlobStore,
         *,
         base: Path | None = None,
         roots: Sequence[Path] = (),
@@ -68,7 +68,7 @@ class Intake:
             audio = self._store().from_path(full, field=field)
             if identity is not None and identity == _identity(full):
                 self._remember(identity, audio)
-        return _input(field, audio)
+        return self._taken(field, audio)
 
     def store_bytes(self, field: str, content: bytes) -> StoredInput:
         """Check and store audio that came as bytes.
@@ -77,7 +77,10 @@ class Intake:
             InputRefused: It is no audio.
             StorageUnavailable: It could not be stored.
         """
-        return _input(field, self._store().from_bytes(content, field=field))
+        return self._taken(field, self._store().from_bytes(content, field=field))
+
+    def _taken(self, field: str, audio: InputAudio) -> StoredInput:
+        return _input(field, audio)
 
     def _store(self) -> InputStore:
         with self._lock:
@@ -106,7 +109,13 @@ class Intake:
 
 
 class TrialIntake(Intake):
-    """Checks audio as `Intake` does, and keeps none of it."""
+    """Checks audio as `Intake` does, and keeps none of it.
+
+    Attributes:
+        heard_s: Seconds of audio that were taken in; a file counts each time it is named.
+    """
+
+    heard_s = 0.0
 
     @classmethod
     @contextmanager
@@ -122,6 +131,11 @@ class TrialIntake(Intake):
 
     def store_bytes(self, field: str, content: bytes) -> StoredInput:
         return self._dropped(super().store_bytes(field, content))
+
+    def _taken(self, field: str, audio: InputAudio) -> StoredInput:
+        with self._lock:
+            self.heard_s += audio.duration_s
+        return super()._taken(field, audio)
 
     def _dropped(self, stored: StoredInput) -> StoredInput:
         with suppress(NotFound):  # a file that was seen before is remembered, not stored again

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, literal_column, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    RowMapping,
+    and_,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+)
 
 from soundmill.storage import window
+from soundmill.storage.errors import NotFound
 from soundmill.storage.lifecycle import FINAL, State
-from soundmill.storage.listing import JobView
+from soundmill.storage.listing import ArtifactView, JobView
 from soundmill.storage.rows import Artifact, Batch, Job
 
 _VIEW = tuple(getattr(Job, name) for name in JobView.__dataclass_fields__)
@@ -142,3 +155,107 @@ def _count(connection: Connection, where: Sequence[ColumnElement[bool]], limit: 
 
 def _by_id(rows: Collection[Row[Any]]) -> dict[str, JobView]:
     return {row.id: JobView(**dict(row._mapping) | {"state": State(row.state)}) for row in rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchView:
+    """A batch and its counters."""
+
+    name: str
+    created_at: float
+    counts: Mapping[State, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def completed(self) -> int:
+        return self.counts[State.COMPLETED]
+
+    @property
+    def unfinished(self) -> int:
+        return sum(count for state, count in self.counts.items() if not state.final)
+
+    @property
+    def failed(self) -> int:
+        """Jobs that will not complete."""
+        return self.counts[State.DISCARDED] + self.counts[State.CANCELLED]
+
+
+def batches(connection: Connection, tenant: str, limit: int) -> list[BatchView]:
+    """The batches of the tenant, the newest first."""
+    rows = connection.execute(
+        select(Batch.__table__).where(Batch.tenant == tenant).order_by(Batch.created_at.desc(), Batch.id)
+        .limit(limit)
+    ).mappings()  # fmt: skip
+    return [_batch(row) for row in rows]
+
+
+def batch_of(connection: Connection, tenant: str, name: str) -> BatchView:
+    """One batch.
+
+    Raises:
+        NotFound: The tenant has none of that name.
+    """
+    query = select(Batch.__table__).where(Batch.id == f"{tenant}/{name}")
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        known = [view.name for view in batches(connection, tenant, 1000)]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`soundmill batch list` shows those there are"
+        raise NotFound(f"there is no batch {name!r}; {hint}")
+    return _batch(row)
+
+
+def _batch(row: RowMapping) -> BatchView:
+    counts = {state: row[state.value] for state in State}
+    return BatchView(name=row["name"], created_at=row["created_at"], counts=counts)
+
+
+class Ending(NamedTuple):
+    """How one job of a batch ended, as far as a summary needs it. A tuple: there may be a million."""
+
+    seq: int
+    kind: str
+    model: str
+    model_revision: str | None
+    state: str
+    error_code: str | None
+    metrics: Mapping[str, Any] | None
+    finished_at: float | None
+
+
+_ENDING = tuple(getattr(Job, name) for name in Ending._fields)
+
+
+def endings(connection: Connection, tenant: str, batch: str, after_seq: int, limit: int) -> list[Ending]:
+    """A page of the jobs of a batch, in order of acceptance, after one of them."""
+    batch_id = f"{tenant}/{batch}"
+    rows = connection.execute(
+        select(*_ENDING)
+        # As in `page_of_jobs`: by equality, PostgreSQL may walk the whole table instead of the index.
+        .where(
+            Job.batch_id.between(batch_id, batch_id), tuple_(Job.batch_id, Job.seq) > (batch_id, after_seq)
+        )
+        .order_by(Job.batch_id, Job.seq)
+        .limit(limit)
+    )
+    return [Ending(*row) for row in rows]
+
+
+def artifacts_of_jobs(
+    connection: Connection, tenant: str, ids: Collection[str]
+) -> dict[str, list[ArtifactView]]:
+    """The files of jobs, their inputs too, by id and then by name."""
+    columns = (getattr(Artifact, name) for name in ArtifactView.__dataclass_fields__)
+    rows = connection.execute(
+        select(*columns)
+        .join(Job, Job.id == Artifact.job_id)
+        .where(Artifact.job_id.in_(ids), Job.tenant == tenant)
+        .order_by(Artifact.job_id, Artifact.name)
+    )
+    found: dict[str, list[ArtifactView]] = {}
+    for row in rows:
+        found.setdefault(row.job_id, []).append(ArtifactView(**row._mapping))
+    return found

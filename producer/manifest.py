@@ -1,14 +1,16 @@
-"""Manifests: JSON Lines files with a job on every line, read as a stream.
+"""Manifests: files with a job on every line, read as a stream.
 
-A line is an object. `model`, `kind`, `id` (or `custom_id`), `priority`, `alias`, `timeout_s` and
-`delay_s` are the job's own; every other key is an argument of the model. Arguments may also stand in
-an object under `args`, which an argument needs that is called like one of the job's own keys.
+In our own format a line is an object. `model`, `kind`, `id` (or `custom_id`), `priority`, `alias`,
+`timeout_s` and `delay_s` are the job's own; every other key is an argument of the model. Arguments
+may also stand in an object under `args`, which an argument needs that is called like one of the job's
+own keys.
 
     {"id": "utt-1", "model": "espeak-ng", "text": "Good morning."}
     {"model": "espeak-dtw", "audio": "clips/1.wav", "args": {"text": "Good morning."}}
 
-Paths of audio are relative to the manifest's folder. Blank lines, a byte order mark and CRLF are
-accepted. What is wrong with a line concerns this line only.
+The other formats, and which argument a column of theirs fills, are in `manifests`. Paths of audio are
+relative to the manifest's folder. Blank lines, a byte order mark and CRLF are accepted. What is wrong
+with a line concerns this line only.
 """
 
 from __future__ import annotations
@@ -19,17 +21,23 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from soundmill.storage.errors import SubmitRefused
 from soundmill.storage.priorities import DEFAULT
 
 from .draft import Draft
+from .manifests.columns import JOB_KEYS, Sorted, sort_columns
+from .manifests.json_lines import read_json_lines
+from .manifests.layout import OWN, Format, Layout
+from .manifests.record import BadLine, Record
+from .manifests.table import read_table
 from .request import Request
 
-LONGEST_LINE_BYTES = 8 * 1024 * 1024
-JOB_KEYS = frozenset({"model", "kind", "id", "custom_id", "priority", "alias", "timeout_s", "delay_s"})
-_BOM = b"\xef\xbb\xbf"
+if TYPE_CHECKING:
+    from soundmill.storage.catalog import Catalog
+
+__all__ = ["BadLine", "Line", "LineKeys", "Occurrences", "Options", "batch_name", "line_key", "read_manifest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,41 +46,47 @@ class Options:
 
     Attributes:
         args: Arguments for every line; a line's own win.
+        dropped: Columns that are not used.
     """
 
     model: str | None = None
     kind: str | None = None
     priority: int = DEFAULT
     args: Mapping[str, Any] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A line that is a request."""
+    """A line that is a request.
+
+    Attributes:
+        unused: Its columns that fill no argument.
+    """
 
     number: int
     request: Request
+    unused: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadLine:
-    """A line that is none: where, why, and what to do."""
-
-    number: int
-    column: int
-    sentence: str
-    custom_id: str | None = None
+NAMELESS = ("metadata", "meta")
+"""Files of these names are told apart by the folder they lie in."""
 
 
-def batch_name(manifest: Path, options: Options) -> str:
+def batch_name(manifest: Path, options: Options, format: Format = Format.JSONL) -> str:
     """The name of the batch of a manifest: its own name and a short hash of where it is and the options.
 
     The same command has the same batch, so that it resumes. The priority is no part of it: to run the
     rest of a batch with another one is no other batch.
     """
-    resolved = [str(manifest.resolve()), options.model, options.kind, options.args]
+    resolved: list[Any] = [str(manifest.resolve()), options.model, options.kind, options.args]
+    if options.dropped:
+        resolved.append(sorted(options.dropped))
+    if format != Format.JSONL:
+        resolved.append(format.value)
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode(errors="replace")).hexdigest()
-    stem = manifest.stem.encode(errors="replace").decode()
+    named = manifest.resolve().parent.name if manifest.stem in NAMELESS else manifest.stem
+    stem = (named or manifest.stem).encode(errors="replace").decode()
     return f"{stem[:100]}-{digest[:8]}"
 
 
@@ -86,7 +100,9 @@ def line_key(batch: str, line: str) -> str:
     return "line:" + hashlib.sha256(json.dumps([batch, line]).encode()).hexdigest()
 
 
-def read_manifest(source: BinaryIO, batch: str, options: Options) -> Iterator[Line | BadLine]:
+def read_manifest(
+    source: BinaryIO, batch: str, options: Options, layout: Layout = OWN, catalog: Catalog | None = None
+) -> Iterator[Line | BadLine]:
     """Read a manifest line by line, in the memory of one line.
 
     Lines with an `id` get their idempotency key here; the others once their audio has been read.
@@ -95,16 +111,15 @@ def read_manifest(source: BinaryIO, batch: str, options: Options) -> Iterator[Li
         source: The file, opened for reading bytes.
         batch: The batch of all lines.
         options: What is added to every line.
+        layout: How the file is written.
+        catalog: The models, which every format but our own needs.
+
+    Raises:
+        SubmitRefused: The file has a header that is of no use.
     """
-    for number, raw in _raw_lines(source):
-        if raw is None:
-            yield BadLine(
-                number=number,
-                column=1,
-                sentence=f"the line is longer than {LONGEST_LINE_BYTES} bytes; split it",
-            )
-        elif raw.strip():
-            yield _read_line(number, raw, batch, options)
+    records = read_json_lines(source) if layout.separator is None else read_table(source, layout)
+    for record in records:
+        yield record if isinstance(record, BadLine) else _line(record, batch, options, layout, catalog)
 
 
 class Occurrences:
@@ -150,93 +165,72 @@ class LineKeys:
         self._occurrences.close()
 
 
-class _BadJsonError(Exception):
-    def __init__(self, column: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.column = column
-        self.sentence = sentence
-
-
-def _raw_lines(source: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Number the lines; `None` stands for one that is too long to be kept."""
-    number = 0
-    while raw := source.readline(LONGEST_LINE_BYTES + 1):
-        number += 1
-        if number == 1:
-            raw = raw.removeprefix(_BOM)
-        if len(raw) > LONGEST_LINE_BYTES and not raw.endswith(b"\n"):
-            while (rest := source.readline(LONGEST_LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield number, None
-        else:
-            yield number, raw
-
-
-def _read_line(number: int, raw: bytes, batch: str, options: Options) -> Line | BadLine:
+def _line(
+    record: Record, batch: str, options: Options, layout: Layout, catalog: Catalog | None
+) -> Line | BadLine:
+    values = record.values
     try:
-        line = _parse(raw)
-    except _BadJsonError as error:
-        return BadLine(number=number, column=error.column, sentence=error.sentence)
-    try:
-        return Line(number=number, request=_request(line, batch, options))
+        found = _sorted(values, options, layout, catalog)
+        request = _request(found, batch, options)
     except SubmitRefused as error:
-        named = line.get("id", line.get("custom_id"))
-        return BadLine(number=number, column=1, sentence=str(error), custom_id=named and str(named))
+        named = values.get("id", values.get("custom_id"))
+        return BadLine(
+            number=record.number, column=1, sentence=str(error), custom_id=str(named) if named else None
+        )
+    return Line(number=record.number, request=request, unused=frozenset(found.unused))
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in raw[:64]:
-        raise _BadJsonError(1, "the file is not UTF-8 but looks like UTF-16; save it as UTF-8")
-    try:
-        text = raw.decode("utf-8").rstrip("\r\n")
-        value = json.loads(text, object_pairs_hook=_without_doubles)
-    except UnicodeDecodeError as error:
-        column = len(raw[: error.start].decode()) + 1
-        raise _BadJsonError(column, "this byte is not UTF-8; save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise _BadJsonError(
-            error.colno, f"this is not JSON: {error.msg}; write one object per line"
-        ) from error
-    except RecursionError as error:
-        raise _BadJsonError(1, "the JSON is nested too deeply; a line needs two levels at most") from error
-    except ValueError as error:
-        raise _BadJsonError(1, str(error)) from error
-    if not isinstance(value, dict):
-        raise _BadJsonError(1, 'the line is no object; write {"text": …} or the like')
-    return value
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        double = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {double!r} stands twice in one object; keep one")
+def _sorted(values: Mapping[str, Any], options: Options, layout: Layout, catalog: Catalog | None) -> Sorted:
+    """The job's own keys and the arguments of a line."""
+    inner = values.get("args", {}) if layout.separator is None else {}
+    if not isinstance(inner, dict):
+        raise SubmitRefused("args: give the arguments as an object of names and values", field="args")
+    outer = {name: value for name, value in values.items() if name != "args" or layout.separator is not None}
+    if layout.format == Format.JSONL or catalog is None:
+        found = Sorted(unused=outer.keys() & options.dropped)
+        for name, value in outer.items():
+            if name not in options.dropped:
+                (found.own if name in JOB_KEYS else found.args)[name] = value
+    else:
+        model = catalog.get(_model(values, options), values.get("kind") or options.kind)
+        found = sort_columns(outer, layout, model, options.dropped)
+    if both := found.args.keys() & inner.keys():
+        raise SubmitRefused(
+            f"args: {min(both)!r} stands in the line and in its args; keep one", field=min(both)
+        )
+    found.args |= inner
     return found
 
 
-def _request(line: dict[str, Any], batch: str, options: Options) -> Request:
-    model = line.get("model", options.model)
+def _model(own: Mapping[str, Any], options: Options) -> str:
+    model = own.get("model") or options.model
     if model is None:
         raise SubmitRefused(
             'model: the line names none; add "model" to it or --model to the command', field="model"
         )
-    custom_id = _custom_id(line)
+    if not isinstance(model, str):
+        raise SubmitRefused("model: give a text", field="model")
+    return model
+
+
+def _request(found: Sorted, batch: str, options: Options) -> Request:
+    own = found.own
+    custom_id = _custom_id(own)
     return Request(
-        model=model,
-        kind=line.get("kind", options.kind),
-        args={**options.args, **_arguments(line)},
-        alias=line.get("alias"),
+        model=_model(own, options),
+        kind=own.get("kind", options.kind),
+        args={**options.args, **found.args},
+        alias=own.get("alias"),
         batch=batch,
-        custom_id=custom_id,
+        custom_id=found.label if custom_id is None else custom_id,
         idempotency_key=None if custom_id is None else line_key(batch, custom_id),
-        priority=line.get("priority", options.priority),
-        delay_s=line.get("delay_s", 0.0),
-        timeout_s=line.get("timeout_s"),
+        priority=own.get("priority", options.priority),
+        delay_s=own.get("delay_s", 0.0),
+        timeout_s=own.get("timeout_s"),
     )
 
 
-def _custom_id(line: dict[str, Any]) -> str | None:
+def _custom_id(line: Mapping[str, Any]) -> str | None:
     if "id" in line and "custom_id" in line:
         raise SubmitRefused("id: the line has an id and a custom_id; keep one", field="id")
     value = line.get("id", line.get("custom_id"))
@@ -250,15 +244,3 @@ def _custom_id(line: dict[str, Any]) -> str | None:
     ):
         raise SubmitRefused("id: give a text or a whole number", field="id")
     return str(value)
-
-
-def _arguments(line: dict[str, Any]) -> dict[str, Any]:
-    inner = line.get("args", {})
-    if not isinstance(inner, dict):
-        raise SubmitRefused("args: give the arguments as an object of names and values", field="args")
-    outer = {name: value for name, value in line.items() if name not in JOB_KEYS and name != "args"}
-    if both := outer.keys() & inner.keys():
-        raise SubmitRefused(
-            f"args: {min(both)!r} stands in the line and in its args; keep one", field=min(both)
-        )
-    return outer | inner

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, overload
 
 from soundmill.storage import decisions, listing
-from soundmill.storage.blobs import LocalBlobStore, open_blobs
+from soundmill.storage.blobs import BlobStore, open_blobs
 from soundmill.storage.catalog import load_catalog
 from soundmill.storage.database import Database
 from soundmill.storage.errors import NotFound, SettingsError, SubmitRefused
@@ -68,7 +68,7 @@ class Producer:
         self.catalog = load_catalog(self.settings.plugins)
         self._database = Database(self.settings.database_url)
         self._migrated = False
-        self._blobs: LocalBlobStore | None = None
+        self._blobs: BlobStore | None = None
         self._intake: Intake | None = None
         self._open()
         os.register_at_fork(after_in_child=_reopen_after_fork(self))
@@ -97,11 +97,11 @@ class Producer:
         return self._database
 
     @property
-    def blobs(self) -> LocalBlobStore:
+    def blobs(self) -> BlobStore:
         """The bytes of inputs and artifacts."""
         with self._lock:
             if self._blobs is None:
-                self._blobs = open_blobs(self.settings.storage_url)
+                self._blobs = open_blobs(self.settings)
             return self._blobs
 
     def open_intake(self, base: Path | None = None, roots: Sequence[Path] = ()) -> Intake:

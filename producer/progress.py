@@ -61,3 +61,28 @@ class ProgressLine:
         self._progress.update(
             self._task, total=figures.total or None, completed=figures.final, description="  ".join(parts)
         )
+
+
+class CountLine:
+    """Shows a number that grows while the context lasts."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+        self._status: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._status = console.stderr().status(f"0 {self._words}")
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def show(self, count: int) -> None:
+        """Bring the line up to date."""
+        if self._status is not None:
+            self._status.update(f"{count} {self._words}")

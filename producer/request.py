@@ -126,6 +126,8 @@ def _check_name(name: str, value: object) -> None:
     if name == "idempotency_key" and not value:
         raise SubmitRefused("idempotency_key: it is empty; leave it out or give a key", field=name)
     longest = _LONGEST.get(name, 64)
+    if len(value) <= longest and value.isascii() and "\x00" not in value:
+        return
     if len(value) > longest:
         raise SubmitRefused(f"{name}: it has {len(value)} characters; at most {longest} are kept", field=name)
     if "\x00" in value or not _encodes(value):

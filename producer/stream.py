@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .job import Job
     from .submitter import Submitter
 
-CHUNK = 500
+CHUNK = 1000
 CHUNK_S = 1.0
 """A slow source of requests is committed at least this often, as far as it yields at all."""
 ALIASES = 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -112,20 +113,27 @@ class Submitter:
         fresh = [
             (draft, row)
             for draft, row in zip(drafts, accepted, strict=True)
-            if row.fresh and row.state == State.AVAILABLE
-        ]
-        wakes = [
-            Wake(id=row.id, kind=draft.model.kind, model=draft.model.id, priority=draft.priority, attempt=0)
-            for draft, row in fresh
+            if row.fresh and row.state is State.AVAILABLE
         ]
         first = min((row.seq for _, row in fresh), default=None)
         models = {draft.model.id for draft in drafts}
-        served = self._publication.publish(wakes, models, first)
+        served = self._publication.publish(self._wakes(fresh), models, first)
         warnings = {model: self._warning(model) for model in sorted(models - served)}
         return [
             self._make_job(row, None if row.state.final else warnings.get(draft.model.id))
             for draft, row in zip(drafts, accepted, strict=True)
         ]
+
+    def _wakes(self, fresh: Sequence[tuple[Draft, Accepted]]) -> list[Wake]:
+        """Messages for the first jobs of each model and priority, and no more than could have room."""
+        count: Counter[tuple[str, int]] = Counter()
+        wakes = []
+        for draft, row in fresh:
+            model, priority = draft.model, draft.priority
+            if count[model.id, priority] < self._settings.window_min:
+                count[model.id, priority] += 1
+                wakes.append(Wake(id=row.id, kind=model.kind, model=model.id, priority=priority, attempt=0))
+        return wakes
 
     def _warning(self, model: str) -> str:
         if model not in self._warned:

@@ -3,8 +3,10 @@
 #
 #   prepare EXTRA…      .venv with this project, editable, and those of its extras
 #   prepare_postgres    a PostgreSQL server's programs for the tests, where they can be had
+#   prepare_chromium    a browser and its driver, likewise
+#   prepare_nginx       a proxy, likewise
 #
-# Both do nothing where all is there, can be interrupted at any moment, and can run twice at once.
+# They do nothing where all is there, can be interrupted at any moment, and can run twice at once.
 # They write to stderr only: a command's stdout belongs to its answer.
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd -P)
@@ -178,5 +180,35 @@ prepare_postgres() {
     lock
     # Without it the tests that need it say so themselves.
     has_postgres || install_postgres || say "PostgreSQL could not be installed."
+    unlock
+}
+
+# --- a browser and a proxy ---------------------------------------------------------------------------
+
+prepare_chromium() {
+    # Ubuntu's packages of these names fetch a snap, which a test cannot run.
+    if command -v chromedriver >/dev/null || ! grep -qsx ID=debian /etc/os-release || ! can_install_packages; then
+        return
+    fi
+    lock
+    command -v chromedriver >/dev/null || apt_install : : chromium chromium-driver ||
+        say "Chromium could not be installed."
+    unlock
+}
+
+has_nginx() { command -v nginx >/dev/null || [ -x /usr/sbin/nginx ]; }
+
+# Debian's package would also start it, now and whenever the machine starts.
+install_nginx() {
+    local policy=/usr/sbin/policy-rc.d
+    apt_install "[ -e $policy ] || { made=$policy; printf '#!/bin/sh\nexit 101\n' >$policy; chmod +x $policy; }" \
+        "rm -f \"\${made-}\"; systemctl --quiet disable nginx 2>/dev/null" \
+        nginx
+}
+
+prepare_nginx() {
+    if has_nginx || ! can_install_packages; then return; fi
+    lock
+    has_nginx || install_nginx || say "nginx could not be installed."
     unlock
 }

@@ -1,27 +1,26 @@
 """Bytes by the hash of their content: input audio and everything that jobs make.
 
-`BlobStore` is the port; `LocalBlobStore` keeps the bytes in a folder, which may lie on a network:
+`BlobStore` is the port and `open_blobs` chooses: `S3BlobStore` of `s3.py` keeps the bytes in a bucket, and
+`LocalBlobStore` in a folder, which may lie on a network:
 
     root/ab/abcd…        a blob, named after its SHA-256, read-only
     root/.scratch/       unfinished files and the folders in which handlers work
     root/.aside/         blobs on their way out
 
-Who may delete what is decided by the collector. What the store promises it: a blob that somebody put
-again after a given moment is not deleted as older than that moment, however the two interleave.
+Who may delete what is decided by the collector. What every store promises it: a blob that somebody put
+again after a given moment is not deleted as older than that moment, however the two interleave. The
+clock is that of the store: here the one that stamps the files, there the S3 server's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
 import secrets
-import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,13 +28,11 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from .errors import NotFound, SettingsError, StorageFull, StorageUnavailable
-from .settings import masked
+from .errors import NotFound, SettingsError, StorageUnavailable
+from .scratch import Scratch, translated
+from .settings import Settings, masked
 
 CHUNK_BYTES = 1024 * 1024
-# Longer than the longest deadline of a job, a day: no running handler loses its folder.
-STALE_SCRATCH_S = 26 * 3600
-SWEEP_EVERY_S = 3600
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FAN_OUT = re.compile(r"[0-9a-f]{2}")
@@ -64,13 +61,13 @@ class BlobStore(Protocol):
     """Where bytes are kept. `tests/storage/blob_contract.py` is the suite that every store passes.
 
     All methods raise `StorageUnavailable` when the store does not answer; those that take a hash
-    raise `NotFound` for one that is not stored or is no hash at all.
+    raise `NotFound` for one that is not stored or is no hash at all. Safe between threads.
     """
 
     def put(self, path: Path, *, move: bool = True) -> Blob:
         """Store the file's bytes, or refresh the blob that has them already.
 
-        When this returns, the blob is durable and as young as this moment.
+        When this returns, the blob is durable, and as young as the moment of the call.
 
         Args:
             path: A file of the caller. Moved in by default; it is gone afterwards, also when its
@@ -82,7 +79,11 @@ class BlobStore(Protocol):
         """
 
     def open(self, sha256: str) -> BinaryIO:
-        """Open the blob as a stream, from its beginning."""
+        """Open the blob as a stream, from its beginning; it can seek.
+
+        A stream outlives the blob as far as the store can see to it: in a folder always, in a bucket
+        if the blob is small, and else reading on raises `NotFound`.
+        """
 
     def fetch(self, sha256: str) -> AbstractContextManager[Path]:
         """Have the blob as a local file for the length of the context. It must not be written to."""
@@ -97,21 +98,27 @@ class BlobStore(Protocol):
     def list(self) -> Iterator[StoredBlob]:
         """Stream over all blobs, in no order. Those put or deleted meanwhile may or may not appear."""
 
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A fresh folder on this host, of the caller's own, from which `put` moves at the least cost.
+
+        It is removed at the end of the context. Those of killed processes go after a day.
+        """
+
 
 class LocalBlobStore:
     """A `BlobStore` in a folder, shared by threads, processes and, over a network, hosts."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self._swept_at = float("-inf")
         with translated("prepared"):
-            for folder in (self.root, self.root / _SCRATCH, self.root / _ASIDE):
+            for folder in (self.root, self.root / _ASIDE):
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._scratch = Scratch(self.root / _SCRATCH)  # the same disk: a file is moved in, not copied
 
     def put(self, path: Path, *, move: bool = True) -> Blob:
         with translated("written"):
-            with _open_regular(path) as source:
-                blob = _digest(source)
+            with open_regular(path) as source:
+                blob = digest(source)
                 if not self._refresh(blob):
                     if move and os.fstat(source.fileno()).st_dev == self.root.stat().st_dev:
                         self._settle(source.fileno(), path, blob.sha256)
@@ -124,7 +131,7 @@ class LocalBlobStore:
 
     def open(self, sha256: str) -> BinaryIO:
         with translated("read"):
-            return _open_regular(self._find(sha256))
+            return open_regular(self._find(sha256))
 
     @contextlib.contextmanager
     def fetch(self, sha256: str) -> Iterator[Path]:
@@ -164,37 +171,24 @@ class LocalBlobStore:
     def verify(self, sha256: str) -> bool:
         """Whether the bytes still have the hash that they are named after."""
         with translated("read"), self.open(sha256) as stored:
-            return _digest(stored).sha256 == sha256
+            return digest(stored).sha256 == sha256
 
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A fresh folder of the caller's own, from which `put` moves without copying.
-
-        It is removed at the end of the context. Those of killed processes go after a day.
-        """
-        with translated("written"):
-            self._sweep()
-            folder = Path(tempfile.mkdtemp(dir=self.root / _SCRATCH))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def scratch(self) -> AbstractContextManager[Path]:
+        return self._scratch.folder()
 
     def _path(self, sha256: str) -> Path:
-        if not _SHA256.fullmatch(sha256):
-            raise NotFound("that is not the SHA-256 of a blob: it has 64 digits from 0 to 9 and a to f")
-        folder = self.root / sha256[:2]
+        folder = self.root / checked(sha256)[:2]
         if folder.is_symlink():  # whoever placed it could lead us to any file of the host
             raise StorageUnavailable(f"{folder} is a link, which the blob store does not follow; remove it")
         return folder / sha256
 
     def _asides(self, sha256: str = "") -> Iterator[Path]:
         for entry in _entries(self.root / _ASIDE):
-            if entry.name.startswith(sha256) and _SHA256.fullmatch(entry.name.partition(".")[0]):
+            if entry.name.startswith(sha256) and is_sha256(entry.name.partition(".")[0]):
                 yield Path(entry.path)
 
     def _belongs(self, entry: os.DirEntry[str]) -> bool:
-        return _SHA256.fullmatch(entry.name) is not None and Path(entry.path) == self._path(entry.name)
+        return is_sha256(entry.name) and Path(entry.path) == self._path(entry.name)
 
     def _find(self, sha256: str) -> Path:
         path = self._path(sha256)
@@ -218,18 +212,18 @@ class LocalBlobStore:
         try:
             os.utime(path, follow_symlinks=False)
             # Only now look: a file that `delete` took aside meanwhile does not count as refreshed.
-            with _open_regular(path) as stored:
+            with open_regular(path) as stored:
                 # A file cut short by a crash of the host is written anew.
                 return os.fstat(stored.fileno()).st_size == blob.size
         except (FileNotFoundError, PermissionError):
             return False
 
     def _copy(self, source: BinaryIO) -> Blob:
-        handle, name = tempfile.mkstemp(dir=self.root / _SCRATCH)
+        handle, name = tempfile.mkstemp(dir=self._scratch.root)
         try:
             with os.fdopen(handle, "wb") as target:
                 # Hashed again while it is copied: a file of the user may have changed meanwhile.
-                blob = _digest(source, target)
+                blob = digest(source, target)
                 target.flush()
                 self._settle(target.fileno(), Path(name), blob.sha256)
         except BaseException:
@@ -249,50 +243,46 @@ class LocalBlobStore:
         path.rename(target)
         _sync_folder(target.parent)
 
-    def _sweep(self) -> None:
-        if time.monotonic() < self._swept_at + SWEEP_EVERY_S:
-            return
-        self._swept_at = time.monotonic()
-        for entry in _entries(self.root / _SCRATCH):
-            with contextlib.suppress(OSError):
-                if entry.stat(follow_symlinks=False).st_mtime > time.time() - STALE_SCRATCH_S:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    Path(entry.path).unlink()
 
-
-def open_blobs(url: str) -> LocalBlobStore:
-    """The store at an address of the settings.
+def open_blobs(settings: Settings) -> BlobStore:
+    """The store that the settings name.
 
     Raises:
-        SettingsError: The address is of a kind that is not supported.
-        StorageUnavailable: The folder cannot be made.
+        SettingsError: `storage_url` is of a kind that is not supported, or needs what is not installed.
+        StorageUnavailable: A folder cannot be made.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise SettingsError(f"storage_url = {masked(url)} cannot be used; write file:///FOLDER")
-    return LocalBlobStore(Path(unquote(parts.path)))
+    parts = urlsplit(settings.storage_url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        return LocalBlobStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3":
+        # Brings the client, which producers and workers without a bucket do without.
+        from .s3 import open_bucket
+
+        return open_bucket(settings.storage_url, settings.state_dir / "scratch")
+    raise SettingsError(
+        f"storage_url = {masked(settings.storage_url)} cannot be used; "
+        "write file:///FOLDER or s3://BUCKET/PREFIX"
+    )
 
 
-@contextlib.contextmanager
-def translated(done: str) -> Iterator[None]:
-    """Let the operating system's errors become ours, at this one edge."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(
-                "no space is left for blobs: free some, or set storage_url to a larger disk"
-            ) from error
-        if isinstance(error, FileNotFoundError):
-            raise NotFound(f"{error.filename or 'the file'} is not there") from error
-        reason = error.strerror or type(error).__name__
-        raise StorageUnavailable(f"a blob could not be {done}: {reason} ({error.filename})") from error
+def is_sha256(name: str) -> bool:
+    """Whether that could be the name of a blob."""
+    return _SHA256.fullmatch(name) is not None
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def checked(sha256: str) -> str:
+    """The name of a blob, unchanged.
+
+    Raises:
+        NotFound: It is no such name; perhaps it leads out of the store.
+    """
+    if not is_sha256(sha256):
+        raise NotFound("that is not the SHA-256 of a blob: it has 64 digits from 0 to 9 and a to f")
+    return sha256
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read that is no link, device or pipe."""
     # Not blocking: a pipe without a writer would hang in `open`.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -303,11 +293,11 @@ def _open_regular(path: Path) -> BinaryIO:
 
 def _modified(path: Path) -> float:
     # `open`, since a network file system may answer `stat` from a cache of some seconds.
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         return os.fstat(file.fileno()).st_mtime
 
 
-def _digest(source: BinaryIO, target: BinaryIO | None = None) -> Blob:
+def digest(source: BinaryIO, target: BinaryIO | None = None) -> Blob:
     """Hash the rest of the stream, copying it to `target` if there is one."""
     sha256, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK_BYTES):

@@ -17,9 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from .blobs import CHUNK_BYTES, Blob, LocalBlobStore, translated
+from .blobs import CHUNK_BYTES, Blob, BlobStore
 from .containers import missing_bytes, mp3_states_length
 from .errors import InputRefused, NotFound
+from .scratch import translated
 
 MAX_CHANNELS = 8
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
@@ -65,9 +66,7 @@ class _Sound:
 class InputStore:
     """Takes input audio in. Safe between threads."""
 
-    def __init__(
-        self, blobs: LocalBlobStore, roots: Sequence[Path], max_audio_s: float, max_bytes: int
-    ) -> None:
+    def __init__(self, blobs: BlobStore, roots: Sequence[Path], max_audio_s: float, max_bytes: int) -> None:
         """Build it from the settings of the same names.
 
         Args:

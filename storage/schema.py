@@ -1,4 +1,7 @@
-"""The version of the tables: brings a database to the one that this code works with."""
+"""The version of the tables: brings a database to the one that this code works with.
+
+Everything that opens a job table does so by itself; `python -m soundmill.storage.schema` does only that.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from sqlalchemy import Connection, inspect, text
 from .database import Database
 from .errors import NewerSchema
 from .migrations import HEAD
+from .settings import load_settings
 
 # Any number will do, as long as everybody takes the same: "soundmil" in ASCII.
 _ADVISORY_LOCK = int.from_bytes(b"soundmil", "big")
@@ -65,3 +69,16 @@ def _version(connection: Connection) -> str | None:
             "install the newer soundmill here too, or set database_url to another database"
         )
     return version
+
+
+def main() -> None:
+    """Migrate the job table that the settings name."""
+    database = Database(load_settings().database_url)
+    try:
+        migrate(database)
+    finally:
+        database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -123,7 +123,9 @@ class Settings(BaseSettings):
         description="SQLAlchemy address of the job table: sqlite or postgresql.",
     )
     storage_url: str = Field(
-        default_factory=_default_storage_url, repr=False, description="Where the bytes of artifacts are kept."
+        default_factory=_default_storage_url,
+        repr=False,
+        description="Where the bytes of artifacts are kept: file:///FOLDER or s3://BUCKET/PREFIX.",
     )
     tenant: str = Field(
         default="default", min_length=1, max_length=64, description="Whose jobs are submitted and shown."

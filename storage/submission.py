@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,11 +17,18 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from .database import Database, chunks
-from .errors import IdempotencyConflict, NotFound, SubmitRefused
+from .errors import IdempotencyConflict, NotFound, SubmitRefused, Unstorable
 from .families import PARENT_FAILED, PARENT_FAILED_WORDS
+from .insertion import insert_jobs
+from .jsontype import plain_to_json
 from .lifecycle import FAILED, State
 from .rows import Artifact, Batch, Blob, Job, JobParent
 from .tally import Tally
+
+# `json.dumps` with arguments of its own builds an encoder for every call.
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
+_STATES = {state.value: state for state in State}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +95,7 @@ class Accepted:
 
 def request_digest(kind: str, model: str, args: Mapping[str, Any]) -> str:
     """SHA-256 of the request in a canonical form, as hexadecimal digits."""
-    canonical = json.dumps([kind, model, args], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical([kind, model, args]).encode()).hexdigest()
 
 
 def accept(connection: Connection, database: Database, jobs: Sequence[NewJob]) -> list[Accepted]:
@@ -115,22 +122,24 @@ def accept(connection: Connection, database: Database, jobs: Sequence[NewJob]) -
     answers: dict[str, Accepted] = {}
     tally = Tally()
     for generation in _generations(jobs):
-        heirs = [_with_true_parents(job, answers) for job in generation]
+        heirs = [_with_true_parents(job, answers) for job in generation] if answers else generation
         standing = _lock_parents(connection, heirs)
         rows = [_row(job, now, standing) for job in heirs]
-        _insert_ignoring_known_keys(connection, database, rows)
-        new = _read_back(connection, heirs)
-        answers |= new
-        fresh = [job for job in heirs if new[job.id].fresh]
-        _insert_relations(connection, database, fresh, now)
-        for job in fresh:
-            tally.add(job.batch_id, new[job.id].state)
+        places = insert_jobs(connection, database, rows)
+        answers |= _answers(connection, heirs, rows, places)
+        _insert_relations(connection, database, [job for job in heirs if job.id in places], now)
+        fresh = Counter((row["batch_id"], row["state"]) for row in rows if row["id"] in places)
+        for (batch_id, state), count in fresh.items():
+            tally.add(batch_id, state, count)
     tally.write(connection)
     return [answers[job.id] for job in jobs]
 
 
 def _generations(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
     """Parents before their children: those that wait for none of the others, and so on."""
+    if not any(job.parents for job in jobs):
+        yield list(jobs)
+        return
     left = {job.id: job for job in jobs}
     while left:
         ready = [job for job in left.values() if left.keys().isdisjoint(job.parents)]
@@ -161,9 +170,11 @@ def _renamed(value: Any, ids: Mapping[str, str]) -> Any:
 
 
 def _row(job: NewJob, now: float, parents: Mapping[str, State]) -> dict[str, Any]:
-    states = [parents[id_] for id_ in set(job.parents)]
-    pending = sum(state != State.COMPLETED for state in states)
-    cancelled = any(state in FAILED for state in states)
+    pending, cancelled = 0, False
+    if job.parents:
+        states = [parents[id_] for id_ in set(job.parents)]
+        pending = sum(state != State.COMPLETED for state in states)
+        cancelled = any(state in FAILED for state in states)
     state = State.AVAILABLE
     if cancelled:
         state = State.CANCELLED
@@ -178,7 +189,7 @@ def _row(job: NewJob, now: float, parents: Mapping[str, State]) -> dict[str, Any
         "kind": job.kind,
         "model": job.model,
         "model_revision": job.model_revision,
-        "args": dict(job.args),
+        "args": _stored(job.args),
         "args_version": job.args_version,
         "args_digest": job.digest,
         "state": state.value,
@@ -194,6 +205,13 @@ def _row(job: NewJob, now: float, parents: Mapping[str, State]) -> dict[str, Any
         "error": PARENT_FAILED_WORDS if cancelled else None,
         "idempotency_key": job.idempotency_key,
     }
+
+
+def _stored(args: Mapping[str, Any]) -> str:
+    try:
+        return plain_to_json(dict(args))
+    except (TypeError, ValueError) as error:
+        raise Unstorable(f"the job table cannot keep these arguments: {error}") from error
 
 
 def _ensure_batches(connection: Connection, database: Database, jobs: Sequence[NewJob], now: float) -> None:
@@ -230,39 +248,40 @@ def _lock_parents(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, S
     return {id_: state for id_, (_, state) in found.items()}
 
 
-def _insert_ignoring_known_keys(
-    connection: Connection, database: Database, rows: Sequence[dict[str, Any]]
-) -> None:
-    # One statement serves both: a key that is known, and one that another transaction commits
-    # while this one waits for it.
-    statement = _insert(database, Job).on_conflict_do_nothing(
-        index_elements=["tenant", "idempotency_key"], index_where=Job.idempotency_key.is_not(None)
-    )
-    for some in chunks(rows):
-        connection.execute(statement, some)
+def _answers(
+    connection: Connection,
+    jobs: Sequence[NewJob],
+    rows: Sequence[Mapping[str, Any]],
+    places: Mapping[str, int],
+) -> dict[str, Accepted]:
+    answers = {
+        id_: Accepted(id=id_, state=_STATES[row["state"]], fresh=True, seq=places[id_])
+        for row in rows
+        if (id_ := row["id"]) in places
+    }
+    if len(answers) < len(jobs):
+        answers |= _known_jobs(connection, [job for job in jobs if job.id not in places])
+    return answers
 
 
-def _read_back(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Accepted]:
+def _known_jobs(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Accepted]:
+    """The jobs that have the keys of those that were not inserted."""
     columns = select(Job.id, Job.seq, Job.state, Job.args_digest, Job.tenant, Job.idempotency_key)
-    found: dict[str, Any] = {}
-    for some in chunks([job.id for job in jobs]):
-        found |= {row.id: row for row in connection.execute(columns.where(Job.id.in_(some)))}
-    by_key: dict[tuple[str, str | None], Any] = {}
-    for few in chunks([job for job in jobs if job.id not in found]):
+    found: dict[tuple[str, str | None], Any] = {}
+    for few in chunks(jobs):
         tenants, keys = {job.tenant for job in few}, {job.idempotency_key for job in few}
         query = columns.where(Job.tenant.in_(tenants), Job.idempotency_key.in_(keys))
-        by_key |= {(row.tenant, row.idempotency_key): row for row in connection.execute(query)}
+        found |= {(row.tenant, row.idempotency_key): row for row in connection.execute(query)}
     answers = {}
     for job in jobs:
-        row = found.get(job.id) or by_key[job.tenant, job.idempotency_key]
+        row = found[job.tenant, job.idempotency_key]
         if row.args_digest != job.digest:
             raise IdempotencyConflict(
                 f"the idempotency key {job.idempotency_key!r} belongs to job {row.id}, which has other "
                 "arguments; choose another key, or submit those arguments",
                 field="idempotency_key",
             )
-        fresh = row.id == job.id
-        answers[job.id] = Accepted(id=row.id, state=State(row.state), fresh=fresh, seq=row.seq)
+        answers[job.id] = Accepted(id=row.id, state=State(row.state), fresh=False, seq=row.seq)
     return answers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,8 +11,21 @@ import hypothesis
 import pytest
 
 from .postgres import database_url, postgres_server, postgres_session, postgres_url
+from .s3 import s3, s3_session, s3_way
 
-__all__ = ["database_url", "postgres_server", "postgres_session", "postgres_url"]
+__all__ = [
+    "database_url",
+    "postgres_server",
+    "postgres_session",
+    "postgres_url",
+    "s3",
+    "s3_session",
+    "s3_way",
+]
+
+# Started in the background by a shell, we ignore Ctrl-C, and so would every program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that is busy with something else is no bug: `timeout` in pyproject.toml bounds a test as a whole.
 hypothesis.settings.register_profile("soundmill", deadline=None)

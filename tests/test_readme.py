@@ -85,6 +85,13 @@ def _run(command: str, environment: dict[str, str], folder: Path) -> str:
     return done.stdout
 
 
+def _with_an_id(command: str, environment: dict[str, str], folder: Path) -> str:
+    if not command.endswith(" ID"):
+        return command
+    answer = json.loads(_run("soundmill jobs list --json", environment, folder))
+    return command.replace("ID", (answer["jobs"] if isinstance(answer, dict) else answer)[0]["id"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_command_of_the_readme_does_what_it_says(
@@ -92,10 +99,7 @@ def test_every_command_of_the_readme_does_what_it_says(
 ) -> None:
     (tmp_path / "manifest.jsonl").write_text(_block("Use", "json"), encoding="utf-8")
     for command in _commands()[1:]:
-        if command.endswith(" ID"):
-            jobs = json.loads(_run("soundmill jobs list --json", environment, tmp_path))
-            command = command.replace("ID", (jobs["jobs"] if isinstance(jobs, dict) else jobs)[0]["id"])
-        _run(command, environment, tmp_path)
+        _run(_with_an_id(command, environment, tmp_path), environment, tmp_path)
     assert (tmp_path / "morning.wav").stat().st_size > 10_000
     assert urllib.request.urlopen(f"{up}/healthcheck", timeout=10).status == 200
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -28,57 +27,7 @@ from .worker.running import stopped, told, until
 
 LINES = 500
 
-WHO = {
-    "en-us": ("The miller", "My sister", "An old sailor", "Nobody", "The night train"),
-    "de": ("Der Müller", "Meine Schwester", "Ein alter Seemann", "Niemand", "Der Nachtzug"),
-    "fr-fr": ("Le meunier", "Ma sœur", "Un vieux marin", "Personne", "Le train de nuit"),
-    "es": ("El molinero", "Mi hermana", "Un viejo marinero", "Nadie", "El tren nocturno"),
-}
-WHAT = {
-    "en-us": (
-        "counts the sacks",
-        "waits by the river",
-        "sings before noon",
-        "knows the way home",
-        "left at seven",
-    ),
-    "de": (
-        "zählt die Säcke",
-        "wartet am Fluss",
-        "singt vor dem Mittag",
-        "kennt den Heimweg",
-        "fuhr um sieben ab",
-    ),
-    "fr-fr": (
-        "compte les sacs",
-        "attend au bord de l'eau",
-        "chante avant midi",
-        "connaît le chemin",
-        "part à sept heures",
-    ),
-    "es": (
-        "cuenta los sacos",
-        "espera junto al río",
-        "canta antes del mediodía",
-        "conoce el camino",
-        "salió a las siete",
-    ),
-}
-WHEN = {
-    "en-us": ("today", "in winter", "every Monday", "once more", "as always"),
-    "de": ("heute", "im Winter", "jeden Montag", "noch einmal", "wie immer"),
-    "fr-fr": ("aujourd'hui", "en hiver", "chaque lundi", "encore une fois", "comme toujours"),
-    "es": ("hoy", "en invierno", "cada lunes", "otra vez", "como siempre"),
-}
-
-
-def sentences() -> list[tuple[str, str]]:
-    """Five hundred distinct sentences, 125 in each language."""
-    return [
-        (language, f"{' '.join(words)}.")
-        for language in WHO
-        for words in itertools.product(WHO[language], WHAT[language], WHEN[language])
-    ]
+CORPUS = Path(__file__).parent / "data" / "corpus" / "sentences.jsonl"
 
 
 @pytest.fixture
@@ -130,17 +79,24 @@ def _live_workers(database: Database) -> int:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
+    """Five hundred sentences that people wrote, 125 in each of four languages."""
     path = tmp_path / "sentences.jsonl"
-    lines = [
-        {"id": f"{number:04}", "model": "espeak-ng", "text": text, "language": language}
-        for number, (language, text) in enumerate(sentences())
-    ]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    lines = CORPUS.read_text(encoding="utf-8").splitlines(keepends=True)[:LINES]
+    path.write_text("".join(lines), encoding="utf-8")
     return path
 
 
 def _submit(manifest: Path, settings: Settings) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "soundmill.producer", "submit", str(manifest), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "soundmill.producer",
+        "submit",
+        str(manifest),
+        "--model",
+        "espeak-ng",
+        "--json",
+    ]
     environment = os.environ | settings.environment()
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -204,7 +160,7 @@ def test_500_lines_survive_an_interrupted_submit_and_a_killed_worker(
 
 def _check_words(settings: Settings, database: Database, jobs: list[JobView]) -> None:
     """Word times never go back, stay inside the audio, and leave no word of the text out."""
-    blobs = open_blobs(settings.storage_url)
+    blobs = open_blobs(settings)
     for job in jobs:
         with database.read() as connection:
             files = {artifact.name: artifact.sha256 for artifact in artifacts_of(connection, job.id)}

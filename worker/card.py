@@ -181,6 +181,7 @@ class CardProcess:
             linger_s=settings.group_linger_ms / 1000,
             in_flight=self._attempts.__len__,
         )
+        self._consumer: Any = None  # Celery's, once it is ready
         self._publisher = Publisher(make_app(settings.broker_url, RESPONSIVE))
         self._heartbeat = Heartbeat(
             self._database,
@@ -224,7 +225,7 @@ class CardProcess:
         tasks.register(app, sorted({self._catalog.get(model).kind for model in self._handlers}))
         app.executor = Executor(
             database=self._database,
-            blobs=open_blobs(self._settings.storage_url),
+            blobs=open_blobs(self._settings),
             catalog=self._catalog,
             handlers=self._handlers,
             slots=self._slots,
@@ -237,6 +238,7 @@ class CardProcess:
                 load_s=self._settings.watchdog_load_s,
                 metrics_file=self._settings.metrics_file,
             ),
+            on_again=self._show_again,
         )
         app.canceller = self
         return app
@@ -273,7 +275,15 @@ class CardProcess:
     def _terminate(self, job_id: str) -> None:
         self._attempts.hand_back([job_id])
 
+    def _show_again(self, job_id: str) -> None:
+        """Flower holds a job that ended for ended, unless it is told of a retry."""
+        events = getattr(self._consumer, "event_dispatcher", None)
+        if events is not None and events.enabled:
+            events.send("task-retried", uuid=job_id, exception="", traceback="")
+            events.send("task-started", uuid=job_id)
+
     def _on_ready(self, sender: Any = None, **_: Any) -> None:
+        self._consumer = sender
         self._intake.attach(sender)
         logger.info("the card is open", extra={"models": list(self._handlers), "slots": self._identity.slots})
 

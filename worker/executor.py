@@ -9,7 +9,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +19,7 @@ from typing import Any
 from soundmill.models.errors import CardFailed
 from soundmill.models.handler import Handler, Output, OutputFile
 from soundmill.storage.attempts import Claimed, Made, Settlement, mark_alone
-from soundmill.storage.blobs import LocalBlobStore
+from soundmill.storage.blobs import BlobStore
 from soundmill.storage.catalog import Catalog
 from soundmill.storage.database import Database
 from soundmill.storage.errors import StorageUnavailable, Unstorable
@@ -78,7 +78,7 @@ class Executor:
         self,
         *,
         database: Database,
-        blobs: LocalBlobStore,
+        blobs: BlobStore,
         catalog: Catalog,
         handlers: Mapping[str, Handler],
         slots: Mapping[str, int],
@@ -87,7 +87,23 @@ class Executor:
         pulse: Pulse,
         publisher: Publisher,
         limits: Limits,
+        on_again: Callable[[str], None] = lambda job_id: None,
     ) -> None:
+        """Put together what an attempt needs.
+
+        Args:
+            database: The job table.
+            blobs: Where inputs are read and outputs put.
+            catalog: Tells which arguments are audio.
+            handlers: The loaded models, by id.
+            slots: How many jobs each of them performs at once.
+            ledger: Writes claims and settles.
+            attempts: Where those that run are to be found.
+            pulse: What the watchdog looks at.
+            publisher: Wakes children.
+            limits: Of phases.
+            on_again: Told of a job that begins another attempt.
+        """
         self._database = database
         self._blobs = blobs
         self._catalog = catalog
@@ -98,6 +114,7 @@ class Executor:
         self._pulse = pulse
         self._publisher = publisher
         self._limits = limits
+        self._on_again = on_again
         self._gate = SoloGate()
         self._rng = random.Random()
 
@@ -114,6 +131,8 @@ class Executor:
             return Report(ending=Ending.NOTHING)
         if job is None:
             return Report(ending=Ending.NOTHING)
+        if job.attempt > 1:
+            self._on_again(job.id)
         attempt = Attempt(
             job, self._pulse, step_limit_s=self._limits.step_s, load_limit_s=self._limits.load_s
         )

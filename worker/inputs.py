@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from soundmill.storage.blobs import LocalBlobStore
+from soundmill.storage.blobs import BlobStore
 from soundmill.storage.database import Database
 from soundmill.storage.errors import NotFound
 from soundmill.storage.listing import artifacts_of
@@ -17,7 +17,7 @@ AUDIO_ROLE = "audio"
 @contextmanager
 def local_inputs(
     database: Database,
-    blobs: LocalBlobStore,
+    blobs: BlobStore,
     request: type[Any],
     args: Mapping[str, Any],
     audio_fields: tuple[str, ...],

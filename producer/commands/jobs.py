@@ -114,22 +114,24 @@ def show(
 def cancel(context: typer.Context, ids: Ids = None, batch: Batch = None, as_json: AsJson = False) -> None:
     """Cancel jobs, or all of a batch that are not final; running ones stop within about a second."""
     unfinished = ("scheduled", "available", "executing", "retryable")
+    count = 0
     with open_producer(context) as producer:
-        wanted = _chosen(producer, ids, batch, unfinished)
-        for group in wanted:
+        for group in _chosen(producer, ids, batch, unfinished):
             producer.cancel(group)
-    _answer_count("cancelled", sum(map(len, wanted)), as_json=as_json)
+            count += len(group)
+    _answer_count("cancelled", count, as_json=as_json)
 
 
 def retry(context: typer.Context, ids: Ids = None, batch: Batch = None, as_json: AsJson = False) -> None:
     """Bring back discarded and cancelled jobs, or all discarded ones of a batch."""
+    count, models = 0, set[str]()
     with open_producer(context) as producer:
-        wanted = _chosen(producer, ids, batch, ("discarded",))
-        for group in wanted:
+        for group in _chosen(producer, ids, batch, ("discarded",)):
             producer.retry(group)
-        models = {producer.get(group[0]).model for group in wanted if group}
+            count += len(group)
+            models.add(producer.get(group[0]).model)
         say_not_served(producer, models)
-    _answer_count("retried", sum(map(len, wanted)), as_json=as_json)
+    _answer_count("retried", count, as_json=as_json)
 
 
 def wait(
@@ -160,33 +162,15 @@ def wait(
 
 def _chosen(
     producer: Producer, ids: list[str] | None, batch: str | None, states: tuple[str, ...]
-) -> list[list[str]]:
-    """The jobs meant, in groups that fit into one transaction."""
+) -> Iterator[list[str]]:
+    """The jobs meant, in groups that fit into one transaction; those of a batch are read as they go."""
+    from soundmill.producer.batches import pages
+
     if (not ids) == (batch is None):
         raise typer.BadParameter("give ids of jobs, or --batch")
     if ids:
-        return [ids[start : start + PAGE] for start in range(0, len(ids), PAGE)]
-    return [[job.id for job in page] for page in _pages(producer, batch, _states(list(states)))]
-
-
-def _pages(producer: Producer, batch: str | None, states: list[State]) -> Iterator[list[JobView]]:
-    from soundmill.storage.listing import page_of_jobs
-
-    after = 0
-    while True:
-        with producer.database.read() as connection:
-            page = page_of_jobs(
-                connection,
-                tenant=producer.settings.tenant,
-                batch=batch,
-                states=states,
-                after_seq=after,
-                limit=PAGE,
-            )
-        if not page:
-            return
-        yield page
-        after = page[-1].seq
+        return iter([ids[start : start + PAGE] for start in range(0, len(ids), PAGE)])
+    return ([job.id for job in page] for page in pages(producer, batch or "", _states(list(states))))
 
 
 def _states(given: list[str] | None) -> list[State]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -13,114 +14,157 @@ import typer
 
 from soundmill.producer import console
 from soundmill.producer.invocation import Arguments, AsJson, open_producer, parse_arguments
+from soundmill.producer.manifests.layout import Format
+from soundmill.producer.refusals import Refusal, Tally
 
 if TYPE_CHECKING:
     from soundmill.producer.follower import Figures, Follower
-    from soundmill.producer.manifest import BadLine, Options
+    from soundmill.producer.manifest import BadLine, Line, Options
+    from soundmill.producer.manifests.layout import Layout
     from soundmill.producer.producer import Producer
+    from soundmill.producer.rehearsal import Findings
     from soundmill.producer.request import Request, Submission
 
-REFUSALS_KEPT = 20
 LOOK_EVERY_S = 0.25
 RESUME = "run the same command again to resume"
+FORMATS = ", ".join(Format)
+
+HELP = """Submit a manifest and wait for its jobs; the same command again resumes.
+
+A FOLDER is submitted by the metadata.jsonl, metadata.csv, metadata.tsv,
+manifest.jsonl or meta.lst in it. Paths in a manifest are relative to its
+folder. A line of our own JSON Lines is an object: model, kind, id (or
+custom_id), priority, alias, timeout_s and delay_s are the job's, all other
+keys are arguments of its model.
+
+What the other formats give to a job, by its kind:
+
+\b
+             tts                        align                   caption
+csv, tsv     text                       audio, text             audio
+nemo         text                       audio_filepath, text    audio_filepath
+audiofolder  text                       file_name, text         file_name
+ljspeech     normalised, else raw       wavs/ID.wav, the same   wavs/ID.wav
+moss         text; role = reference     role, text              role
+seed-tts     text; ref_wav, ref_text    ref_wav, ref_text       ref_wav
+
+lang fills language. Descriptive columns (duration, speaker, gender and the
+like) are not used, and the answer names them. Any other column fills the
+argument of its name; if the model has none, the line is refused unless --drop
+names the column.
+
+Exits with 3 if some lines were refused or some jobs failed, with 1 if all.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A line that became no job."""
+class Manifest:
+    """The manifest of one invocation."""
 
-    line: int
-    column: int | None
-    custom_id: str | None
-    sentence: str
+    path: Path
+    layout: Layout
+    batch: str
+    options: Options
 
+    @property
+    def folder(self) -> Path:
+        return self.path.absolute().parent
 
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What became of the lines, in the memory of a few of them."""
+    def read(self, source: BinaryIO, producer: Producer) -> Iterator[Line | BadLine]:
+        from soundmill.producer.manifest import read_manifest
 
-    lines: int = 0
-    fresh: int = 0
-    known: int = 0
-    refused: int = 0
-    refusals: list[Refusal] = field(default_factory=list)
-
-    def refuse(self, refusal: Refusal) -> None:
-        self.refused += 1
-        if len(self.refusals) < REFUSALS_KEPT:
-            self.refusals.append(refusal)
-
-    def refuse_bad(self, bad: BadLine) -> None:
-        self.refuse(
-            Refusal(line=bad.number, column=bad.column, custom_id=bad.custom_id, sentence=bad.sentence)
-        )
+        return read_manifest(source, self.batch, self.options, self.layout, producer.catalog)
 
 
 def commands(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(submit)
+    app.command(help=HELP)(submit)
 
 
 def submit(
     context: typer.Context,
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE.jsonl", exists=True, dir_okay=False, readable=True, help="A job per line."
-        ),
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE|FOLDER", exists=True, readable=True, help="A job per line.")
     ],
     model: Annotated[str | None, typer.Option(help="The model of lines that name none.")] = None,
     kind: Annotated[
         str | None, typer.Option(help="tts, caption or align: refuse models that do something else.")
     ] = None,
+    format: Annotated[
+        Format | None, typer.Option(metavar="FORMAT", help=f"{FORMATS}; default: what the file looks like.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="A column that is not used; repeat it.")
+    ] = None,
     batch: Annotated[
         str | None, typer.Option(help="Name of the batch; default: made of the file and the options.")
     ] = None,
     priority: Annotated[int, typer.Option(min=0, max=9, help="Of lines that name none; 9 is first.")] = 4,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line and submit nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check every line, count jobs and hours, and submit nothing."),
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the jobs.")] = False,
     set_: Arguments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a JSON Lines file and wait for its jobs; the same command again resumes.
+    """Submit a manifest; the text of `--help` is `HELP`."""
+    from soundmill.producer.manifest import Options
 
-    A line is an object: model, kind, id (or custom_id), priority, alias, timeout_s and delay_s are the
-    job's, all other keys are arguments of its model. Paths are relative to the file's folder.
-    """
-    from soundmill.producer.manifest import Options, batch_name
-    from soundmill.storage.errors import StorageUnavailable
-
-    options = Options(model=model, kind=kind, priority=priority, args=parse_arguments(set_))
-    name = batch or batch_name(file, options)
-    with open_producer(context) as producer, file.open("rb") as source:
+    options = Options(
+        model=model, kind=kind, priority=priority, args=parse_arguments(set_), dropped=frozenset(drop or ())
+    )
+    manifest = _manifest(path, format, batch, options)
+    with open_producer(context) as producer, manifest.path.open("rb") as source:
         if dry_run:
-            _check(producer, source, file, name, options, as_json=as_json)
-            return
-        try:
-            tally, figures, follower = _run(producer, source, file, name, options, detach=detach)
-        except StorageUnavailable as error:
-            console.fail(f"{error}; {RESUME} (batch {name})")
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt:
-            console.say(f"interrupted; {RESUME} (batch {name})")
-            raise typer.Exit(130) from None
-    _report(file, name, tally, figures, follower, as_json=as_json, detached=detach)
-    code = _exit_code(tally, figures)
+            findings = _rehearse(producer, source, manifest)
+            _report_findings(manifest, findings, as_json=as_json)
+            code = _refused_code(findings.tally)
+        else:
+            with _resumable(manifest.batch):
+                tally, figures, follower = _run(producer, source, manifest, detach=detach)
+            _report(manifest, tally, figures, follower, as_json=as_json, detached=detach)
+            code = _exit_code(tally, figures)
     if code:
         raise typer.Exit(code)
 
 
+def _manifest(path: Path, format: Format | None, batch: str | None, options: Options) -> Manifest:
+    from soundmill.producer.manifest import batch_name
+    from soundmill.producer.manifests.sniffing import find_manifest, sniff
+
+    file = find_manifest(path)
+    layout = sniff(file, format)
+    return Manifest(
+        path=file, layout=layout, batch=batch or batch_name(file, options, layout.format), options=options
+    )
+
+
+@contextmanager
+def _resumable(batch: str) -> Iterator[None]:
+    from soundmill.storage.errors import StorageUnavailable
+
+    try:
+        yield
+    except StorageUnavailable as error:
+        console.fail(f"{error}; {RESUME} (batch {batch})")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        console.say(f"interrupted; {RESUME} (batch {batch})")
+        raise typer.Exit(130) from None
+
+
 def _run(
-    producer: Producer, source: BinaryIO, file: Path, batch: str, options: Options, *, detach: bool
+    producer: Producer, source: BinaryIO, manifest: Manifest, *, detach: bool
 ) -> tuple[Tally, Figures, Follower]:
     """Submit all lines, then follow the batch to its end unless `detach`."""
     from soundmill.producer.follower import Follower
     from soundmill.producer.progress import ProgressLine
 
-    follower, tally = Follower(producer, batch), Tally()
+    follower, tally = Follower(producer, manifest.batch), Tally()
     with ProgressLine() as progress:
         looked_at = 0.0
-        for _ in _submit_lines(producer, source, file, batch, options, tally):
+        for _ in _submit_lines(producer, source, manifest, tally):
             if time.monotonic() > looked_at + LOOK_EVERY_S:
                 progress.show(follower.look(), tally.refused, reading=True)
                 looked_at = time.monotonic()
@@ -143,23 +187,21 @@ def _look(follower: Follower, before: Figures) -> Figures:
         return before
 
 
-def _submit_lines(
-    producer: Producer, source: BinaryIO, file: Path, batch: str, options: Options, tally: Tally
-) -> Iterator[None]:
+def _submit_lines(producer: Producer, source: BinaryIO, manifest: Manifest, tally: Tally) -> Iterator[None]:
     """Submit the lines chunk by chunk, counting into `tally`; yields after each."""
-    from soundmill.producer.manifest import BadLine, LineKeys, read_manifest
+    from soundmill.producer.manifest import BadLine, LineKeys
 
-    folder = file.absolute().parent
-    intake = producer.open_intake(base=folder, roots=[folder])
+    intake = producer.open_intake(base=manifest.folder, roots=[manifest.folder])
     pending: deque[tuple[int, str | None]] = deque()
-    keys = LineKeys(batch)
+    keys = LineKeys(manifest.batch)
 
     def requests() -> Iterator[Request]:
-        for line in read_manifest(source, batch, options):
+        for line in manifest.read(source, producer):
             tally.lines += 1
             if isinstance(line, BadLine):
                 tally.refuse_bad(line)
             else:
+                tally.unused |= line.unused
                 pending.append((line.number, line.request.custom_id))
                 yield line.request
 
@@ -193,71 +235,78 @@ def _count(tally: Tally, submission: Submission, number: int, custom_id: str | N
     tally.refuse(Refusal(line=number, column=None, custom_id=custom_id, sentence=sentence))
 
 
-def _check(
-    producer: Producer, source: BinaryIO, file: Path, batch: str, options: Options, *, as_json: bool
-) -> None:
-    """Check every line against the catalogue, its audio too; leave with 3 or 1 if some or all are bad."""
+def _rehearse(producer: Producer, source: BinaryIO, manifest: Manifest) -> Findings:
+    """Check every line against the catalogue, its audio too."""
     from soundmill.producer.intake import TrialIntake
-    from soundmill.producer.manifest import BadLine, read_manifest
-    from soundmill.producer.stream import ALIASES
-    from soundmill.storage.errors import SubmitRefused
+    from soundmill.producer.rehearsal import Rehearsal
 
-    tally, models, characters = Tally(), Counter[str](), 0
-    aliases: OrderedDict[str, None] = OrderedDict()
-    folder = file.absolute().parent
+    folder = manifest.folder
     with TrialIntake.open(producer.settings, base=folder, roots=[folder]) as intake:
-        for line in read_manifest(source, batch, options):
-            tally.lines += 1
-            if isinstance(line, BadLine):
-                tally.refuse_bad(line)
-                continue
-            try:
-                draft = producer.check(line.request, intake)
-                for alias in draft.aliases:
-                    if alias not in aliases:
-                        raise SubmitRefused(f"alias: no earlier line has the alias {alias!r}")
-            except SubmitRefused as refusal:
-                custom_id = line.request.custom_id
-                tally.refuse(
-                    Refusal(line=line.number, column=None, custom_id=custom_id, sentence=str(refusal))
-                )
-                continue
-            models[draft.model.id] += 1
-            characters += len(str(draft.args.get("text") or ""))
-            if draft.alias is not None:
-                aliases[draft.alias] = None
-                if len(aliases) > ALIASES:
-                    aliases.popitem(last=False)
-    _report_check(file, batch, tally, models, characters, as_json=as_json)
-    if tally.refused:
-        raise typer.Exit(1 if tally.refused == tally.lines else 3)
+        return Rehearsal(producer, intake).run(manifest.read(source, producer))
 
 
-def _report_check(
-    file: Path, batch: str, tally: Tally, models: Counter[str], characters: int, *, as_json: bool
-) -> None:
+def _refused_code(tally: Tally) -> int:
+    return 0 if not tally.refused else 1 if tally.refused == tally.lines else 3
+
+
+def _report_findings(manifest: Manifest, found: Findings, *, as_json: bool) -> None:
+    from soundmill.producer.estimate import ASSUMPTION
+
     if as_json:
-        console.answer_json(
-            {
-                "batch": batch,
-                "lines": tally.lines,
-                "good": dict(models),
-                "characters": characters,
-                "refused": tally.refused,
-                "refusals": [_refusal_json(file, refusal) for refusal in tally.refusals],
-            }
-        )
+        console.answer_json(_findings_json(manifest, found))
         return
-    console.table(("model", ">good lines"), sorted(models.items()))
-    console.answer(
-        f"{tally.lines} lines, {tally.refused} refused, {characters} characters of text; nothing was submitted"
+    tally, file = found.tally, str(manifest.path)
+    console.table(
+        ("model", "kind", "language", ">jobs"), [(*key, count) for key, count in sorted(found.jobs.items())]
     )
-    _list_refusals(file, tally)
+    console.answer(
+        f"{tally.lines} lines ({manifest.layout.format}), {tally.refused} refused, {found.repeated} repeated, "
+        f"{found.characters} characters of text; nothing was submitted"
+    )
+    if found.speech_s:
+        console.answer(f"about {console.hours(found.speech_s)} of speech to expect, at {ASSUMPTION}")
+    if found.input_s or found.from_jobs:
+        more = f", and {found.from_jobs} inputs that other jobs make" if found.from_jobs else ""
+        console.answer(f"{console.hours(found.input_s)} of audio to read, decoded and counted{more}")
+    for repeat in found.repeats:
+        console.say(
+            f"{file}:{repeat.line} ({repeat.custom_id}): the same as line {repeat.first}, so no job more"
+        )
+    _say_unused(tally)
+    _list_refusals(manifest, tally)
+
+
+def _findings_json(manifest: Manifest, found: Findings) -> dict[str, Any]:
+    from soundmill.producer.estimate import ASSUMPTION
+
+    tally = found.tally
+    return {
+        "batch": manifest.batch,
+        "format": manifest.layout.format,
+        "lines": tally.lines,
+        "good": found.models,
+        "jobs": [
+            {"model": model, "kind": kind, "language": language or None, "jobs": count}
+            for (model, kind, language), count in sorted(found.jobs.items())
+        ],
+        "characters": found.characters,
+        "speech_s": round(found.speech_s, 1),
+        "speech_assumption": ASSUMPTION,
+        "input_s": round(found.input_s, 3),
+        "input_of_unknown_length": found.from_jobs,
+        "repeated": found.repeated,
+        "repeats": [
+            {"line": repeat.line, "first": repeat.first, "custom_id": repeat.custom_id}
+            for repeat in found.repeats
+        ],
+        "unused": sorted(tally.unused),
+        "refused": tally.refused,
+        "refusals": [refusal.as_json(str(manifest.path)) for refusal in tally.refusals],
+    }
 
 
 def _report(
-    file: Path,
-    batch: str,
+    manifest: Manifest,
     tally: Tally,
     figures: Figures,
     follower: Follower,
@@ -270,14 +319,16 @@ def _report(
     if as_json:
         console.answer_json(
             {
-                "batch": batch,
+                "batch": manifest.batch,
+                "format": manifest.layout.format,
                 "lines": tally.lines,
                 "new": tally.fresh,
                 "known": tally.known,
                 "refused": tally.refused,
                 "jobs": {state.value: figures.counts[state] for state in State},
                 "audio_s": round(figures.audio_s, 3),
-                "refusals": [_refusal_json(file, refusal) for refusal in tally.refusals],
+                "unused": sorted(tally.unused),
+                "refusals": [refusal.as_json(str(manifest.path)) for refusal in tally.refusals],
                 "failures": [
                     {"id": job.id, "custom_id": job.custom_id, "state": job.state.value, "error": job.error}
                     for job in follower.failures
@@ -287,19 +338,23 @@ def _report(
         return
     columns = ("batch", ">lines", ">new", ">known", ">refused", ">completed", ">failed", ">audio")
     completed = figures.counts[State.COMPLETED]
-    row = (batch, tally.lines, tally.fresh, tally.known, tally.refused, completed, figures.failed)
+    row = (manifest.batch, tally.lines, tally.fresh, tally.known, tally.refused, completed, figures.failed)
     console.table(columns, [(*row, console.seconds(figures.audio_s))])
-    _list_refusals(file, tally)
-    _list_failures(batch, figures, follower)
+    _say_unused(tally)
+    _list_refusals(manifest, tally)
+    _list_failures(manifest.batch, figures, follower)
     if detached:
         console.answer(f"{figures.total - figures.final} jobs go on; {RESUME} and to wait for them")
 
 
-def _list_refusals(file: Path, tally: Tally) -> None:
+def _say_unused(tally: Tally) -> None:
+    if tally.unused:
+        console.say(f"columns that were not used: {', '.join(sorted(tally.unused))}")
+
+
+def _list_refusals(manifest: Manifest, tally: Tally) -> None:
     for refusal in tally.refusals:
-        column = "" if refusal.column is None else f":{refusal.column}"
-        named = "" if refusal.custom_id is None else f" ({refusal.custom_id})"
-        console.fail(f"{file}:{refusal.line}{column}{named}: {refusal.sentence}")
+        console.fail(refusal.shown(str(manifest.path)))
     if tally.refused > len(tally.refusals):
         console.fail(f"… and {tally.refused - len(tally.refusals)} more lines were refused")
 
@@ -310,17 +365,7 @@ def _list_failures(batch: str, figures: Figures, follower: Follower) -> None:
     if figures.failed > len(follower.failures):
         console.fail(f"… and {figures.failed - len(follower.failures)} more jobs failed")
     if figures.failed:
-        console.say(f"to try them again: soundmill jobs retry --batch {batch}")
-
-
-def _refusal_json(file: Path, refusal: Refusal) -> dict[str, Any]:
-    return {
-        "file": str(file),
-        "line": refusal.line,
-        "column": refusal.column,
-        "custom_id": refusal.custom_id,
-        "error": refusal.sentence,
-    }
+        console.say(f"to try them again: soundmill batch retry-failed {batch}")
 
 
 def _exit_code(tally: Tally, figures: Figures) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import soundmill.producer.manifests.lines as manifest_lines
 from soundmill.producer import manifest
 from soundmill.producer.manifest import BadLine, Line, Occurrences, Options, batch_name, read_manifest
 from soundmill.producer.request import Request
@@ -94,7 +95,7 @@ def test_a_line_without_a_model_says_how_to_name_one() -> None:
 
 
 def test_a_huge_line_is_refused_without_being_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr(manifest_lines, "LONGEST_LINE_BYTES", 1000)
     content = b'{"text": "a"}\n{"text": "' + b"x" * 5000 + b'"}\n{"text": "b"}\n' + b"y" * 3000
     found = read(content)
 

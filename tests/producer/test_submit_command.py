@@ -130,7 +130,7 @@ def test_when_nothing_succeeds_it_ends_with_1(producer: Producer) -> None:
 
     assert result.exit_code == 1
     assert NO in result.stderr
-    assert "soundmill jobs retry --batch n-" in result.stderr
+    assert "soundmill batch retry-failed n-" in result.stderr
 
 
 def test_only_the_first_twenty_failures_are_listed(producer: Producer) -> None:

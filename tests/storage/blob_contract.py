@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from pathlib import Path
@@ -20,7 +21,16 @@ def sha256(content: bytes) -> str:
 
 
 class BlobContract:
-    """The suite. It knows the port and nothing of how bytes are kept."""
+    """The suite. It knows the port and nothing of how bytes are kept.
+
+    Attributes:
+        resolution_s: How long to wait for a later moment to be later to the store, too. File systems
+            stamp with the time of the last tick, up to 10 ms ago.
+        races: How often writers and deletions meet.
+    """
+
+    resolution_s = 0.03
+    races = 60
 
     @pytest.fixture
     def blobs(self) -> BlobStore:
@@ -107,7 +117,7 @@ class BlobContract:
     def test_putting_again_makes_a_blob_young(self, blobs: BlobStore, file: Path) -> None:
         blob = blobs.put(file, move=False)
         (before,) = blobs.list()
-        time.sleep(0.05)
+        time.sleep(self.resolution_s)
         blobs.put(file)
         (after,) = blobs.list()
         assert after.modified > before.modified
@@ -128,6 +138,27 @@ class BlobContract:
         blob = blobs.put(file)
         with blobs.open(blob.sha256) as stream:
             blobs.delete(blob.sha256)
+            assert stream.read() == b"some sound"
+
+    def test_a_stream_can_seek(self, blobs: BlobStore, file: Path) -> None:
+        with blobs.open(blobs.put(file).sha256) as stream:
+            assert stream.seekable()
+            assert stream.seek(-5, os.SEEK_END) == 5
+            assert stream.read() == b"sound"
+            stream.seek(0)
+            assert stream.read(4) == b"some"
+            assert stream.tell() == 4
+            stream.seek(1000)
+            assert stream.read() == b""
+
+    def test_a_scratch_folder_is_the_callers_own_and_gone_afterwards(self, blobs: BlobStore) -> None:
+        with blobs.scratch() as one, blobs.scratch() as two:
+            assert one != two
+            (one / "made").write_bytes(b"some sound")
+            blob = blobs.put(one / "made")
+            (one / "left").write_text("x")
+        assert not one.exists()
+        with blobs.open(blob.sha256) as stream:
             assert stream.read() == b"some sound"
 
     def test_many_writers_of_the_same_bytes_all_succeed(self, blobs: BlobStore, tmp_path: Path) -> None:
@@ -158,9 +189,8 @@ class BlobContract:
             return path
 
         blobs.put(write(tmp_path / "first"))
-        for number in range(60):
-            # File systems stamp with the time of the last tick, up to 10 ms ago.
-            time.sleep(0.03)
+        for number in range(self.races):
+            time.sleep(self.resolution_s)
             cutoff = time.time() - 0.015
             start = threading.Barrier(3)
 

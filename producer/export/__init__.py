@@ -1,0 +1,1 @@
+"""Batches on the submitter's own disk, a noun to a module."""

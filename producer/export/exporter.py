@@ -1,0 +1,150 @@
+"""A batch as files: in folders of a thousand jobs, with what is known of them beside it.
+
+    DIR/0000/<custom id>.wav …    the first thousand jobs of the batch, in order of acceptance
+    DIR/metadata.jsonl            a line for each completed job
+    DIR/failures.jsonl            a line for each that was discarded or cancelled
+    DIR/README.md                 what it is and where it comes from
+
+A job's place depends on its place in the batch only. The same export again copies what is new, be it
+that it was interrupted or that more jobs are complete, and writes the three files anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soundmill.producer import lookup
+from soundmill.producer.batches import pages
+from soundmill.storage.errors import NotFound
+from soundmill.storage.lifecycle import State
+
+from . import entry
+from .card import Contents, written
+from .entry import Shape
+from .names import file_names, stems
+from .target import Lines, Target
+
+if TYPE_CHECKING:
+    from soundmill.producer.producer import Producer
+    from soundmill.storage.listing import ArtifactView, JobView
+
+JOBS_IN_FOLDER = 1000
+GONE = "artifact_gone"
+
+
+class Exporter:
+    """Writes one batch into one folder."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        batch: str,
+        folder: Path,
+        *,
+        shape: Shape = Shape.FOLDER,
+        role: str | None = None,
+        seen: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Prepare an export.
+
+        Args:
+            producer: Whose batch it is.
+            batch: Its name.
+            folder: Where to; made if it is not there.
+            shape: What is written.
+            role: Of the files that are wanted; `None` takes the audio for an audiofolder, else all
+                that the jobs made, the metrics aside.
+            seen: Told how many jobs were looked at, after each folder.
+        """
+        self._producer = producer
+        self._batch = batch
+        self._target = Target(folder)
+        self._shape = shape
+        self._role = role
+        self._seen = seen
+        self._contents = Contents()
+
+    def run(self) -> Contents:
+        """Write everything; return what it holds.
+
+        Raises:
+            NotFound: The tenant has no such batch.
+            NotSaved: A file could not be written; those that were stay, and nothing is half-written.
+            StorageUnavailable: The job table or the blobs did not answer.
+        """
+        tenant = self._producer.settings.tenant
+        with self._producer.database.read() as connection:
+            lookup.batch_of(connection, tenant, self._batch)
+        self._contents = Contents()
+        with self._target.held():
+            with self._target.lines("metadata.jsonl") as good, self._target.lines("failures.jsonl") as bad:
+                number = 0
+                for place, page in enumerate(pages(self._producer, self._batch, (), JOBS_IN_FOLDER)):
+                    self._write_page(f"{place:04}", page, good, bad)
+                    number += len(page)
+                    self._seen(number)
+            card = written(self._batch, self._contents, self._shape, self._producer.catalog)
+            self._target.write("README.md", card)
+        return self._contents
+
+    def _write_page(self, folder: str, page: Sequence[JobView], good: Lines, bad: Lines) -> None:
+        names = stems(page)
+        completed = [job.id for job in page if job.state == State.COMPLETED]
+        with self._producer.database.read() as connection:
+            tenant = self._producer.settings.tenant
+            artifacts = lookup.artifacts_of_jobs(connection, tenant, completed) if completed else {}
+        path = None
+        for job in page:
+            if job.state == State.COMPLETED:
+                files = entry.wanted(artifacts.get(job.id, ()), self._shape, self._role)
+                if files and self._shape != Shape.JSONL:
+                    path = path or self._target.folder(folder)
+                self._write_job(job, file_names(names[job.id], files), path, good, bad)
+            elif job.state.final:
+                self._fail(job, bad)
+            else:
+                self._contents.unfinished += 1
+
+    def _write_job(
+        self,
+        job: JobView,
+        files: list[tuple[ArtifactView, str]],
+        folder: Path | None,
+        good: Lines,
+        bad: Lines,
+    ) -> None:
+        try:
+            paths = [(file, self._place(job, file, name, folder)) for file, name in files]
+        except NotFound as error:
+            bad.add(entry.failed(job) | {"error_code": GONE, "error": str(error)})
+            self._contents.failed += 1
+            self._contents.failures[GONE] += 1
+            return
+        if self._shape != Shape.AUDIOFOLDER:
+            good.add(entry.described(job, paths))
+        elif paths and paths[0][1] is not None:
+            good.add(entry.flat(job, paths[0][1]))
+        if not files and (self._role is not None or self._shape == Shape.AUDIOFOLDER):
+            self._contents.missing += 1
+        self._contents.complete(job)
+
+    def _place(self, job: JobView, file: ArtifactView, name: str, folder: Path | None) -> str | None:
+        """Copy a file unless it is there; return its path inside the export."""
+        if folder is None:
+            return None
+        path, time_s = folder / name, float(int(job.finished_at or 0.0))
+        if self._target.has(path, file.size, time_s):
+            self._contents.kept += 1
+        else:
+            with self._producer.blobs.open(file.sha256) as source:
+                self._target.copy(source, path, time_s)
+            self._contents.copied += 1
+        self._contents.bytes += file.size
+        return f"{folder.name}/{name}"
+
+    def _fail(self, job: JobView, bad: Lines) -> None:
+        bad.add(entry.failed(job))
+        self._contents.failed += 1
+        self._contents.failures[job.error_code or "(none)"] += 1
