@@ -138,9 +138,10 @@ def _make_plan(connection: Connection, tenant: str, drafts: Sequence[Draft], nam
 def _planned(plan: _Plan, draft: Draft, tenant: str, names: Names, found: _Found) -> Answer | int:
     known, kinds, blobs = found
     try:
-        answer = _known_answer(plan, draft, known)
-        if answer is not None:
-            return answer
+        if draft.idempotency_key is not None:
+            answer = _known_answer(plan, draft, draft.idempotency_key, known)
+            if answer is not None:
+                return answer
         job = _new_job(next(plan.ids), draft, tenant, names, plan.names, kinds, blobs)
         plan.jobs.append(job)
     except SubmitRefused as refusal:
@@ -157,11 +158,10 @@ def _named(plan: _Plan, draft: Draft, answer: Answer | int) -> Named | None:
     return Named(plan.jobs[answer].id if isinstance(answer, int) else answer.id, draft.model.kind)
 
 
-def _known_answer(plan: _Plan, draft: Draft, known: Mapping[str, lookup.KnownKey]) -> Accepted | int | None:
+def _known_answer(
+    plan: _Plan, draft: Draft, key: str, known: Mapping[str, lookup.KnownKey]
+) -> Accepted | int | None:
     """The job that has the draft's key already, in the table or earlier in the plan."""
-    key = draft.idempotency_key
-    if key is None:
-        return None
     if key in known:
         job = known[key]
         _require_same(draft, job.digest, job.id)
@@ -191,11 +191,14 @@ def _new_job(
     kinds: Mapping[str, str],
     blobs: Mapping[str, lookup.OwnedBlob],
 ) -> NewJob:
-    parents = {name: _parent(name, value, before, here, kinds) for name, value in draft.references.items()}
-    inputs = [_owned_input(name, sha256, blobs) for name, sha256 in draft.artifacts.items()]
-    args = draft.args
-    if parents:
-        args = {**args, **{name: {"job": parent} for name, parent in parents.items()}}
+    args, inputs = draft.args, draft.inputs
+    parents: set[str] = set()
+    for name, reference in draft.references.items():
+        parent = _parent(name, reference, before, here, kinds)
+        args = {**args, name: {"job": parent}}
+        parents.add(parent)
+    for name, sha256 in draft.artifacts.items():
+        inputs = (*inputs, _owned_input(name, sha256, blobs))
     return NewJob(
         id=id_,
         tenant=tenant,
@@ -209,8 +212,8 @@ def _new_job(
         priority=draft.priority,
         max_failures=draft.max_failures,
         idempotency_key=draft.idempotency_key,
-        parents=tuple(sorted(set(parents.values()))) if parents else (),
-        inputs=(*draft.inputs, *inputs),
+        parents=tuple(sorted(parents)),
+        inputs=inputs,
         delay_s=draft.delay_s,
         timeout_s=draft.timeout_s,
         model_revision=draft.model.revision,

@@ -8,7 +8,7 @@ which any of its drivers can carry and which needs no second question for what w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, TextClause, bindparam, select, text
@@ -70,7 +70,15 @@ def _insert_sqlite(connection: Connection, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def _insert_postgresql(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    inserted = connection.execute(_postgresql_statement(), {"rows": plain_to_json(rows)})
+    values = dict(zip(NEW_JOB, zip(*(row.values() for row in rows), strict=True), strict=True))
+    # Most rows of a stream differ in little: what they share is said, read and cast only once.
+    own = tuple(name for name in NEW_JOB if name == "id" or values[name].count(values[name][0]) < len(rows))
+    shared = {name: values[name][0] for name in NEW_JOB if name not in own}
+    given = [dict(zip(own, some, strict=True)) for some in zip(*(values[name] for name in own), strict=True)]
+    keyed = shared.get("idempotency_key", "") is not None
+    inserted = connection.execute(
+        _postgresql_statement(own, keyed=keyed), {"rows": plain_to_json(given), **shared}
+    )
     return {row.id: row.seq for row in inserted}
 
 
@@ -84,13 +92,17 @@ def _sqlite_statement() -> str:
     return f"INSERT INTO {_TARGET} VALUES ({values}) {_IGNORING_KNOWN_KEYS}"
 
 
-@cache
-def _postgresql_statement() -> TextClause:
+@lru_cache(maxsize=64)
+def _postgresql_statement(own: tuple[str, ...], *, keyed: bool) -> TextClause:
+    """Insert what `:rows` holds, a JSON text with the columns `own`; the others are bound by their names."""
     numbers = {int: "bigint", float: "double precision"}
-    fields = ", ".join(f"{name} {numbers.get(_COLUMNS[name].type.python_type, 'text')}" for name in NEW_JOB)
+    types = {name: numbers.get(_COLUMNS[name].type.python_type, "text") for name in NEW_JOB}
+    fields = ", ".join(f"{name} {types[name]}" for name in own)
+    values = [name if name in own else f"CAST(:{name} AS {types[name]})" for name in NEW_JOB]
     return text(
-        f"INSERT INTO {_TARGET} SELECT {', '.join((*NEW_JOB, *_DEFAULTS.values()))} "
+        f"INSERT INTO {_TARGET} SELECT {', '.join((*values, *_DEFAULTS.values()))} "
         f"FROM ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS ({fields})) "
-        f"WITH ORDINALITY AS given ({', '.join(NEW_JOB)}, place) ORDER BY place "
-        f"{_IGNORING_KNOWN_KEYS} RETURNING id, seq"
+        f"WITH ORDINALITY AS given ({', '.join(own)}, place) ORDER BY place "
+        # PostgreSQL inserts twice as carefully where a conflict may be ignored.
+        f"{_IGNORING_KNOWN_KEYS if keyed else ''} RETURNING id, seq"
     )

