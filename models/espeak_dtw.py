@@ -1,9 +1,14 @@
 """Word alignment without a trained model: the recording is warped onto eSpeak's rendering of its text.
 
-The rendering's word times are known. Its words (without its pauses) and the recording become normalised
-cepstra; `warp.best_path` finds which frame of the recording says which word, with pauses wherever the
-recording has them. Levels and noise of the two are matched before they are compared: the noise floor of
-the recording is added to the rendering.
+The rendering's word times are known. Its words (without its pauses) and the recording become cepstra in one
+form (`matching`); `warp.best_path` finds which frame of the recording says which word, with pauses wherever
+the recording has them. What is found tells how the speaker differs from eSpeak, and with the rendering so
+changed it is found better: the search goes three rounds.
+
+It is a forced alignment: every word of the text gets a place, said or not. Scores say how well a place fits,
+but they depend on speaker and noise, so no word is called missing. Of five synthesizers and of people, the mean
+score was 0.56 to 0.98 with the text that is said, and 0.40 to 0.66 with another; words that nobody said got
+about half the score of the words around them, with much overlap.
 """
 
 from __future__ import annotations
@@ -18,16 +23,16 @@ import numpy.typing as npt
 import soxr
 
 from . import warp
-from .alignment import AlignedWord, write_json, write_textgrid
+from .alignment import AlignedWord, Alignment
+from .alignment_files import write_files
 from .audio import Samples, probe, read, samples_to_seconds
 from .errors import InputError, ModelUnavailable
 from .espeak import SAMPLE_RATE_HZ as ESPEAK_RATE_HZ
 from .espeak import Espeak, Manner
-from .features import FRAME_STEP_S, FRAMES_PER_S, SAMPLE_RATE_HZ, Matrix, cepstra, level_db, mel_power
-from .handler import Output, OutputFile, Run
+from .features import FRAME_STEP_S, FRAMES_PER_S, HOP, SAMPLE_RATE_HZ, mel_power
+from .handler import Output, Run
+from .matching import Frames, Voice, comparable
 from .words import Mark, Span, Word, speakable, split_words, time_words
-
-Frames = npt.NDArray[np.float32]  # [F]
 
 MAX_AUDIO_S = 900.0
 LONGEST_SPEEDUP = warp.MIN_WORD_FRAMES  # how much faster than eSpeak a recording may speak
@@ -35,12 +40,12 @@ LONGEST_SPEEDUP = warp.MIN_WORD_FRAMES  # how much faster than eSpeak a recordin
 MODEL = "espeak-dtw"
 SCORE_CONVENTION = "mean cosine similarity of a word's frames to eSpeak's rendering, 0 to 1"
 
-_SPEECH_RANGE_DB = 25.0  # below the loudest frames
-_DYNAMICS_DB = 40.0
-_FLOOR_DB = 50.0  # what lies this far below speech is treated as nothing
 _SILENT_PEAK = 1e-4  # -80 dBFS
-_SLOPE_WEIGHT = 0.5
-_PAUSE_COST, _PAUSE_COST_OF_SPEECH = 0.02, 2.0
+# What a frame costs when it is taken for a pause, for each round of the search: as little as the first for the
+# quietest, as much more as the second for the loudest. While the voices still differ, speech must be dearer as
+# a pause than as a wrong word; later as dear, so that a breath or a click is rather a pause than a word.
+_QUIET_PAUSE = 0.02
+_LOUD_PAUSES = (2.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,7 @@ class Request:
     """A recording and its text.
 
     Attributes:
-        outputs: Which files to write: `json`, `textgrid`.
+        outputs: Which files to write: names of `alignment_files.FORMATS`.
     """
 
     text: str
@@ -84,7 +89,7 @@ class EspeakDtw:
             self._espeak = None
 
     def perform(self, request: Request, run: Run) -> Output:
-        """Write `alignment.json` and `alignment.TextGrid`, as asked for.
+        """Write `alignment.json` and its other forms, as asked for.
 
         Raises:
             InputError: The audio is unreadable, silent, longer than `MAX_AUDIO_S`, or too short for the
@@ -97,8 +102,16 @@ class EspeakDtw:
         with run.phase("generation"):
             aligned = _align(recording, rendering, words, run)
         duration_s = samples_to_seconds(len(recording), SAMPLE_RATE_HZ)
+        alignment = Alignment(
+            model=MODEL,
+            granularity="word",
+            frame_step_s=FRAME_STEP_S,
+            score_convention=SCORE_CONVENTION,
+            duration_s=duration_s,
+            words=aligned,
+        )
         with run.phase("write"):
-            files = _write(run.scratch, aligned, duration_s, request.outputs)
+            files = write_files(run.scratch, alignment, request.outputs)
         scores = [word.score for word in aligned if word.aligned]
         return Output(
             result={
@@ -106,7 +119,7 @@ class EspeakDtw:
                 "duration_s": duration_s,
                 "mean_score": round(float(np.mean(scores)), 4),
             },
-            files=tuple(files),
+            files=files,
             metrics={"audio_s": duration_s, "characters": len(request.text)},
         )
 
@@ -146,27 +159,71 @@ def _read_recording(path: Path, run: Run) -> Samples:
 
 
 def _align(recording: Samples, rendering: _Rendering, words: Sequence[Word], run: Run) -> list[AlignedWord]:
-    features, reference, pause_cost = _comparable(
+    heard, read, loudness = comparable(
         mel_power(recording, run.checkpoint), mel_power(rendering.samples, run.checkpoint)
     )
-    chain = warp.chain([_frames_of(span, reference) for span in rendering.spans if span.spoken])
-    found = warp.best_path(features, pause_cost, chain, run.checkpoint)
     duration_s = samples_to_seconds(len(recording), SAMPLE_RATE_HZ)
+    chain = warp.chain([_frames_of(span, len(read.speech)) for span in rendering.spans if span.spoken])
+    owner, costs = _search(heard, read, loudness, chain, run)
+    places = list(_places(owner, costs, duration_s))
+    return list(_aligned(words, rendering.spans, places))
+
+
+def _aligned(
+    words: Sequence[Word], spans: Sequence[Span], places: Sequence[tuple[float, float, float]]
+) -> Iterator[AlignedWord]:
+    """Give the words that are spoken their places; the others stand behind the one before, without a length."""
+    spoken = iter(places)
+    end_s = places[0][0]
+    for word, span in zip(words, spans, strict=True):
+        start_s, end_s, score = next(spoken) if span.spoken else (end_s, end_s, 0.0)
+        yield AlignedWord(
+            text=word.text,
+            start_s=start_s,
+            end_s=end_s,
+            score=score,
+            aligned=span.spoken,
+            char_start=word.char_start,
+            char_end=word.char_end,
+        )
+
+
+def _search(
+    heard: Voice, read: Voice, loudness: Frames, chain: warp.Chain, run: Run
+) -> tuple[npt.NDArray[np.int32], Frames]:
+    """Find which word owns each frame (-1: a pause), and what each frame costs there.
+
+    Each round likens the rendering to the speaker by what the round before it found.
+    """
+    path, costs = _round(heard, read, loudness, chain, run, done=0)
+    for done in range(1, len(_LOUD_PAUSES)):
+        said = np.flatnonzero(heard.speech & (chain.word[path] >= 0))
+        read = read.likened(heard, chain.frame[path[said]], said)
+        path, costs = _round(heard, read, loudness, chain, run, done=done, near=path)
+    return chain.word[path], costs
+
+
+def _round(
+    heard: Voice,
+    read: Voice,
+    loudness: Frames,
+    chain: warp.Chain,
+    run: Run,
+    *,
+    done: int,
+    near: warp.States | None = None,
+) -> tuple[warp.States, Frames]:
+    found = warp.best_path(
+        heard.features(),
+        _QUIET_PAUSE + _LOUD_PAUSES[done] * loudness,
+        read.features(),
+        chain,
+        lambda share: run.checkpoint((done + share) / len(_LOUD_PAUSES)),
+        near=near,
+    )
     if found is None:
-        raise InputError(_too_short(duration_s))
-    states, costs = found
-    places = _places(chain.word[states], costs, duration_s)
-    aligned: list[AlignedWord] = []
-    end_s = 0.0
-    for word, span in zip(words, rendering.spans, strict=True):
-        if span.spoken:
-            start_s, end_s, score = next(places)
-            aligned.append(
-                AlignedWord(text=word.text, start_s=start_s, end_s=end_s, score=score, aligned=True)
-            )
-        else:
-            aligned.append(AlignedWord(text=word.text, start_s=end_s, end_s=end_s, score=0.0, aligned=False))
-    return aligned
+        raise InputError(_too_short(samples_to_seconds(len(heard.speech) * HOP, SAMPLE_RATE_HZ)))
+    return found
 
 
 def _places(
@@ -184,68 +241,12 @@ def _places(
         yield round(start_s, 6), min(round(end_s, 6), duration_s), round(score, 4)
 
 
-def _frames_of(span: Span, reference: Matrix) -> Matrix:
+def _frames_of(span: Span, frames: int) -> range:
     """The frames whose centres lie in a span of the rendering, at least one."""
     first, end = (math.ceil(sample * FRAMES_PER_S / ESPEAK_RATE_HZ) for sample in (span.start, span.end))
-    first = min(first, len(reference) - 1)
-    return reference[first : max(end, first + 1)]
-
-
-def _comparable(recording: Matrix, reference: Matrix) -> tuple[Matrix, Matrix, Frames]:
-    """Bring the mel powers of both, [F, bands], into one form.
-
-    Returns:
-        The features of the recording and of the reference (unit rows), and what each frame of the
-        recording costs when it is taken for a pause: little where it is quiet.
-    """
-    level = level_db(recording)
-    loud = float(np.percentile(level, 95))
-    quiet = max(float(np.percentile(level, 5)), loud - _DYNAMICS_DB)
-    speech = level > max((loud + quiet) / 2, loud - _SPEECH_RANGE_DB)
-    reference_level = level_db(reference)
-    reference_speech = reference_level > np.percentile(reference_level, 95) - _SPEECH_RANGE_DB
-
-    spectrum = recording[speech].mean(axis=0)
-    gain = spectrum.mean() / reference[reference_speech].mean()
-    noise = np.minimum(recording[level <= np.percentile(level, 5)].mean(axis=0), spectrum / 3)
-    floor = noise + spectrum.mean() * 10 ** (-_FLOOR_DB / 10)
-    loudness = np.clip((level - quiet) / max(loud - quiet, 6.0), 0, 1)
-    return (
-        _normalised(cepstra(recording + floor), speech),
-        _normalised(cepstra(reference * gain + 2 * floor), reference_speech),
-        (_PAUSE_COST + _PAUSE_COST_OF_SPEECH * loudness).astype(np.float32),
-    )
-
-
-def _normalised(cepstrum: Matrix, speech: npt.NDArray[np.bool_]) -> Matrix:
-    """Cepstra and their slopes in units of their spread in speech, each frame to length one."""
-    scaled = (cepstrum - cepstrum[speech].mean(axis=0)) / (cepstrum[speech].std(axis=0) + 1e-3)
-    padded = np.pad(scaled, ((2, 2), (0, 0)), mode="edge")
-    slope = (2 * (padded[4:] - padded[:-4]) + (padded[3:-1] - padded[1:-3])) / 10  # least squares, 5 frames
-    slope /= slope[speech].std(axis=0) + 1e-3
-    joined = np.concatenate([scaled, _SLOPE_WEIGHT * slope], axis=1)
-    length = np.maximum(np.linalg.norm(joined, axis=1, keepdims=True), 1e-6)
-    unit: Matrix = (joined / length).astype(np.float32)
-    return unit
+    first = min(first, frames - 1)
+    return range(first, max(min(end, frames), first + 1))
 
 
 def _too_short(duration_s: float) -> str:
     return f"the recording ({duration_s:.1f} s) is too short to contain the whole text"
-
-
-def _write(
-    folder: Path, words: Sequence[AlignedWord], duration_s: float, outputs: tuple[str, ...]
-) -> list[OutputFile]:
-    files: list[OutputFile] = []
-    if "json" in outputs:
-        header = {
-            "model": MODEL,
-            "granularity": "word",
-            "frame_step_s": FRAME_STEP_S,
-            "score_convention": SCORE_CONVENTION,
-            "duration_s": duration_s,
-        }
-        files.append(write_json(folder / "alignment.json", header, words))
-    if "textgrid" in outputs:
-        files.append(write_textgrid(folder / "alignment.TextGrid", words, duration_s))
-    return files

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 MAX_TEXT_CHARS = 100_000
 
 AudioFormat = Literal["wav", "flac", "mp3", "opus"]
+AlignmentFormat = Literal["json", "textgrid", "srt", "vtt", "ctm", "tsv"]
 
 SAMPLE_RATES_HZ: dict[str, tuple[int, ...]] = {
     "wav": (8000, 16000, 22050, 24000, 32000, 44100, 48000),
@@ -103,7 +104,7 @@ class DtwArguments(_Spoken):
     """Alignment of a recording with its text by eSpeak's rendering of the same text."""
 
     audio: AudioInput
-    outputs: tuple[Literal["json", "textgrid"], ...] = Field(default=("json", "textgrid"), min_length=1)
+    outputs: tuple[AlignmentFormat, ...] = Field(default=("json", "textgrid"), min_length=1)
 
 
 class AcousticArguments(Arguments):

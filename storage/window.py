@@ -146,11 +146,14 @@ def mark_published(connection: Connection, database: Database, wakes: Sequence[W
     """Note that messages went out, for the jobs that still wait for the same attempt."""
     for attempt in {wake.attempt for wake in wakes}:
         for ids in chunks(sorted(wake.id for wake in wakes if wake.attempt == attempt)):
-            connection.execute(
-                update(Job)
+            # One that somebody has locked is being claimed or cancelled: waiting for it would be for
+            # nothing, and in another order than theirs a deadlock.
+            waiting = (
+                select(Job.id)
                 .where(Job.id.in_(ids), Job.state == _AVAILABLE, Job.attempt == attempt)
-                .values(published_at=database.now())
+                .with_for_update(skip_locked=True)
             )
+            connection.execute(update(Job).where(Job.id.in_(waiting)).values(published_at=database.now()))
 
 
 def take_turns(connection: Connection, picked: Sequence[Wake]) -> None:

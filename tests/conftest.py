@@ -23,9 +23,11 @@ __all__ = [
     "s3_way",
 ]
 
-# Started in the background by a shell, we ignore Ctrl-C, and so would every program that a test interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Started in the background or under nohup, we ignore these signals, and so would every program that a test
+# sends one: only what is ignored is handed on to them, a handler is not.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # A machine that is busy with something else is no bug: `timeout` in pyproject.toml bounds a test as a whole.
 hypothesis.settings.register_profile("soundmill", deadline=None)

@@ -199,6 +199,9 @@ class Dispatcher:
             self._rate.added(wake.lane, 1)
         with self._database.write() as connection:
             mark_published(connection, self._database, wakes)
+        # Apart: a worker's group locks its batches before its next jobs, so who holds jobs and waits for a
+        # batch deadlocks with it.
+        with self._database.write() as connection:
             take_turns(connection, wakes)
 
     # -- the reaper --------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from soundmill.models.acoustic import Acoustic, Request
 from soundmill.models.errors import Cancelled, InputError
 from soundmill.storage.arguments import AcousticArguments
 
-from .conftest import RATE_HZ as SPEECH_RATE_HZ
-from .conftest import FakeRun, Speak
+from .conftest import Speak
+from .speech import RATE_HZ as SPEECH_RATE_HZ
+from .speech import FakeRun
 
 RATE_HZ = 44100
 TEXT = (

@@ -17,7 +17,7 @@ from soundmill.models.espeak_ng import EspeakNg, Request
 from soundmill.models.words import speakable
 from soundmill.storage.arguments import EspeakArguments
 
-from .conftest import FakeRun
+from .speech import FakeRun
 
 
 @pytest.fixture(scope="module")

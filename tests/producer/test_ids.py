@@ -7,7 +7,6 @@ import time
 import pytest
 from ulid import ULID
 
-from soundmill.producer import ids
 from soundmill.producer.ids import new_ids
 
 
@@ -22,7 +21,7 @@ def test_ids_are_ulids_of_this_moment_in_ascending_order() -> None:
 
 
 def test_the_last_digits_count_by_one_and_carry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ids.secrets, "randbits", lambda bits: 2**bits - 1)
+    monkeypatch.setattr("soundmill.producer.ids.secrets.randbits", lambda bits: 2**bits - 1)
 
     numbers = [int(ULID.from_str(id_)) for id_ in new_ids(1030)]
 

@@ -71,7 +71,7 @@ def test_every_model_takes_its_least_arguments_and_keeps_them_complete(model: Mo
         ("espeak-ng", {"text": "a", "language": "en-uss"}, "language", "no language 'en-uss'; near it are en-us"),
         ("espeak-ng", {"text": "a", "voice": "f99"}, "voice", "no voice 'f99'"),
         ("espeak-ng", {"text": "a", "format": "opus", "sample_rate": 22050}, None, "is not offered for opus; use one of"),
-        ("espeak-dtw", {"text": "a", "audio": AUDIO, "outputs": ["srt"]}, "outputs.0", "'json' or 'textgrid'"),
+        ("espeak-dtw", {"text": "a", "audio": AUDIO, "outputs": ["pdf"]}, "outputs.0", "'json', 'textgrid', 'srt'"),
         ("acoustic", {}, "audio", "acoustic needs this argument"),
         ("acoustic", {"audio": {"artifact": "abc"}}, "audio", 'give {"artifact": SHA-256} or {"job": ID}'),
         ("acoustic", {"audio": {"jobs": "x"}}, "audio", "names no audio"),

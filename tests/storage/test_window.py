@@ -7,10 +7,12 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from soundmill.storage import window
 from soundmill.storage.database import Database
 from soundmill.storage.lifecycle import State
+from soundmill.storage.rows import Job
 from soundmill.storage.window import Wake, backlog_before, mark_published, pick, take_turns, wakes_of
 
 from .jobs import accepted, change, end, ending, field, new_job, running, submit, submit_many, take
@@ -181,3 +183,14 @@ def test_the_round_is_fair_and_fills_the_room(sizes: list[int], room: int) -> No
         assert [wake.id for wake in wakes if wake.id.startswith(f"{batch}/")] == [
             f"{batch}/{n}" for n in range(taken[batch])
         ]
+
+
+def test_a_job_that_somebody_holds_is_neither_marked_nor_waited_for(postgres: Database) -> None:
+    held, free = submit_many(postgres, 2)
+    wakes = picked(postgres, 2)
+    with postgres.write() as connection:
+        connection.execute(select(Job.id).where(Job.id == held).with_for_update())
+        publish(postgres, wakes)
+
+    assert ids(picked(postgres, 2)) == [held]
+    assert field(postgres, free, "published_at") is not None
