@@ -34,6 +34,7 @@ from tests.models.speech import Speech, recordings, sentences, speak, start_erro
 
 from soundmill.models.espeak import Espeak, Manner
 from soundmill.models.espeak_dtw import EspeakDtw
+from soundmill.models.station import Station
 
 LANGUAGES = ("en-us", "de", "fr-fr", "es")
 MANNERS = {
@@ -112,7 +113,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.handler = EspeakDtw()
-        self.handler.load("cpu:0")
+        self.handler.load(Station("cpu:0").place())
         self.espeak = Espeak(speakers=self.handler.slots)
 
     def close(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from . import waiting
 from .job import Ids, Job, ids_of
 from .waiting import groups_of, timed_out
 from .watcher import Outcome, Waiter
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .request import Request, Submission
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 THREADS = 4
 
@@ -110,44 +112,56 @@ class AsyncProducer:
 
     async def _wait_for(self, ids: Sequence[str], deadline: float | None) -> dict[str, JobView]:
         arrived: asyncio.Queue[Outcome] = asyncio.Queue()
-        waiter = Waiter(ids, _deliverer(arrived))
+        waiter = Waiter(ids, _threadsafe(arrived.put_nowait))
         self._producer.watcher.add(waiter)
         try:
-            async with asyncio.timeout_at(deadline):
-                outcome = await arrived.get()
-        except TimeoutError:
-            raise timed_out(waiter) from None
+            return dict(await self._next_of(arrived, [waiter], deadline))
         finally:
             self._producer.watcher.remove(waiter)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return dict(outcome)
 
     async def _as_final(self, ids: Sequence[str], timeout_s: float | None) -> AsyncGenerator[JobView]:
         arrived: asyncio.Queue[Outcome] = asyncio.Queue()
-        waiters = [Waiter([job_id], _deliverer(arrived)) for job_id in dict.fromkeys(ids)]
+        waiters = [Waiter([job_id], _threadsafe(arrived.put_nowait)) for job_id in dict.fromkeys(ids)]
         self._producer.watcher.add(*waiters)
         try:
             for _ in waiters:
-                try:
-                    async with asyncio.timeout(timeout_s):
-                        outcome = await arrived.get()
-                except TimeoutError:
-                    raise timed_out(*waiters) from None
-                if isinstance(outcome, Exception):
-                    raise outcome
-                for job in outcome.values():
+                deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+                for job in (await self._next_of(arrived, waiters, deadline)).values():
                     yield job
         finally:
             self._producer.watcher.remove(*waiters)
 
+    async def _next_of(
+        self, arrived: asyncio.Queue[Outcome], waiters: Sequence[Waiter], deadline: float | None
+    ) -> Mapping[str, JobView]:
+        """What comes next for one of the waiters; as `waiting` does it for a thread."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                outcome = await arrived.get()
+        except TimeoutError:
+            await self._last_look()
+            try:
+                outcome = arrived.get_nowait()
+            except asyncio.QueueEmpty:
+                raise timed_out(*waiters) from None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-def _deliverer(arrived: asyncio.Queue[Outcome]) -> Callable[[Outcome], None]:
-    """How the watcher's thread hands an outcome to the loop of this coroutine."""
+    async def _last_look(self) -> None:
+        looked = asyncio.Event()
+        self._producer.watcher.after_look(_threadsafe(looked.set))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(waiting.LAST_LOOK_S):
+                await looked.wait()
+
+
+def _threadsafe(action: Callable[P, object]) -> Callable[P, None]:
+    """How the watcher's thread acts on something that belongs to the loop of this coroutine."""
     loop = asyncio.get_running_loop()
 
-    def deliver(outcome: Outcome) -> None:
+    def act(*args: P.args, **named: P.kwargs) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
-            loop.call_soon_threadsafe(arrived.put_nowait, outcome)
+            loop.call_soon_threadsafe(partial(action, *args, **named))
 
-    return deliver
+    return act

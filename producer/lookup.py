@@ -24,6 +24,7 @@ from soundmill.storage import window
 from soundmill.storage.errors import NotFound
 from soundmill.storage.lifecycle import FINAL, State
 from soundmill.storage.listing import ArtifactView, JobView
+from soundmill.storage.membership import among
 from soundmill.storage.rows import Artifact, Batch, Job
 
 _VIEW = tuple(getattr(Job, name) for name in JobView.__dataclass_fields__)
@@ -53,7 +54,7 @@ def known_keys(connection: Connection, tenant: str, keys: Collection[str]) -> di
     """The jobs of idempotency keys, by key; keys that are free are missing."""
     rows = connection.execute(
         select(Job.idempotency_key, Job.id, Job.seq, Job.kind, Job.state, Job.args_digest).where(
-            Job.tenant == tenant, Job.idempotency_key.in_(keys)
+            Job.tenant == tenant, among(connection, Job.idempotency_key, keys)
         )
     )
     return {
@@ -92,7 +93,7 @@ def watched(
 
     One that is missing although it is in `unseen` does not exist.
     """
-    final = and_(Job.id.in_(ids), Job.state.in_(sorted(FINAL)))
+    final = and_(among(connection, Job.id, ids), Job.state.in_(sorted(FINAL)))
     wanted = or_(final, Job.id.in_(unseen)) if unseen else final
     return _by_id(connection.execute(select(*_VIEW).where(Job.tenant == tenant, wanted)).all())
 

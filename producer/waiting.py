@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 WATCHED_AT_ONCE = 5000
 """More jobs than this are waited for in groups, so that one query never names too many."""
 
+LAST_LOOK_S = 5.0
+"""So long a wait whose time is up lets a slow job table answer for the last time."""
 
 PAGE = 500
 
@@ -30,7 +33,7 @@ def groups_of(ids: Sequence[str]) -> list[Sequence[str]]:
 
 
 def wait_for(watcher: Watcher, ids: Collection[str], timeout_s: float | None) -> dict[str, JobView]:
-    """Block until all of `ids` are final.
+    """Block until all of `ids` are final; look once more when the time is up, at least once altogether.
 
     Raises:
         NotFound: One of them does not exist.
@@ -48,14 +51,9 @@ def _wait_for_group(watcher: Watcher, ids: Sequence[str], deadline: float | None
     waiter = Waiter(ids, outcomes.put)
     watcher.add(waiter)
     try:
-        outcome = outcomes.get(timeout=_left(deadline))
-    except Empty:
-        raise timed_out(waiter) from None
+        return dict(_next_of(outcomes, watcher, [waiter], _left(deadline)))
     finally:
         watcher.remove(waiter)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return dict(outcome)
 
 
 def as_final(watcher: Watcher, ids: Sequence[str], timeout_s: float | None) -> Iterator[JobView]:
@@ -70,15 +68,28 @@ def as_final(watcher: Watcher, ids: Sequence[str], timeout_s: float | None) -> I
     watcher.add(*waiters)
     try:
         for _ in waiters:
-            try:
-                outcome = outcomes.get(timeout=timeout_s)
-            except Empty:
-                raise timed_out(*waiters) from None
-            if isinstance(outcome, Exception):
-                raise outcome
-            yield from outcome.values()
+            yield from _next_of(outcomes, watcher, waiters, timeout_s).values()
     finally:
         watcher.remove(*waiters)
+
+
+def _next_of(
+    outcomes: SimpleQueue[Outcome], watcher: Watcher, waiters: Sequence[Waiter], timeout_s: float | None
+) -> Mapping[str, JobView]:
+    """What comes next for one of the waiters."""
+    try:
+        outcome = outcomes.get(timeout=timeout_s)
+    except Empty:
+        looked = threading.Event()
+        watcher.after_look(looked.set)
+        looked.wait(LAST_LOOK_S)
+        try:
+            outcome = outcomes.get_nowait()
+        except Empty:
+            raise timed_out(*waiters) from None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def ids_of_batch(database: Database, tenant: str, batch: str) -> Iterator[list[str]]:

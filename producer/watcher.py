@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from soundmill.storage.errors import NotFound, StorageUnavailable
@@ -48,6 +49,15 @@ class Waiter:
         self.deliver = deliver
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What is asked at one look, and who wants to know that it took place."""
+
+    ids: set[str]
+    unseen: set[str]
+    curious: list[Callable[[], None]]
+
+
 class Watcher:
     """Asks once per interval for all waiters together, however many they are.
 
@@ -61,6 +71,7 @@ class Watcher:
         self._changed = threading.Condition()
         self._waiters: dict[str, set[Waiter]] = {}
         self._unseen: set[str] = set()
+        self._curious: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -73,10 +84,26 @@ class Watcher:
                 self._unseen |= waiter.pending
                 for job_id in waiter.pending:
                     self._waiters.setdefault(job_id, set()).add(waiter)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="soundmill-watcher", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._wake()
+
+    def after_look(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once the table has been looked at from now on, or has not answered.
+
+        It is called in the watcher's thread, after what was found has been delivered, and must not
+        block. Whoever gives up waiting asks for this, so that no job that was final in time is missed
+        because the thread had no turn; all who do so at the same moment share one look.
+        """
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the producer is closed")
+            self._curious.append(tell)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="soundmill-watcher", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     def remove(self, *waiters: Waiter) -> None:
         """Forget waiters; nothing is asked for them from now on."""
@@ -96,49 +123,64 @@ class Watcher:
             self._closed = True
             left = {waiter for waiters in self._waiters.values() for waiter in waiters}
             self._waiters.clear()
+            curious, self._curious = self._curious, []
             self._changed.notify_all()
         for waiter in left:
             waiter.deliver(RuntimeError("the producer was closed while somebody waited"))
+        for tell in curious:
+            tell()
         if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
         interval_s, quiet = SHORTEST_S, 0
-        while (asked := self._next_question()) is not None:
-            ids, unseen = asked
+        while (question := self._next_question()) is not None:
             began = time.monotonic()
-            try:
-                answered = self._answer(ids, unseen)
-            except StorageUnavailable as error:
-                logger.debug("the job table does not answer; waiting goes on", extra={"reason": str(error)})
-                answered = False
-                with self._changed:
-                    self._unseen |= unseen & self._waiters.keys()
-            except Exception as error:
-                logger.exception("watching for jobs failed")
-                self._fail(ids, error)
-                continue
-            quiet = 0 if answered or unseen else quiet + 1
+            answered = self._look(question)
+            for tell in question.curious:
+                tell()
+            quiet = 0 if answered or question.unseen else quiet + 1
             interval_s = SHORTEST_S if quiet < QUIET_ROUNDS else min(LONGEST_S, interval_s * GROWTH)
             # A slow table, or very many jobs, are not asked all the time.
             self._pause(max(interval_s, 2 * (time.monotonic() - began)))
 
-    def _next_question(self) -> tuple[set[str], set[str]] | None:
+    def _next_question(self) -> _Question | None:
         with self._changed:
-            while not self._waiters and not self._closed:
+            while not self._waiters and not self._curious and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return None
             unseen, self._unseen = self._unseen & self._waiters.keys(), set()
-            return set(self._waiters), unseen
+            curious, self._curious = self._curious, []
+            return _Question(ids=set(self._waiters), unseen=unseen, curious=curious)
+
+    def _look(self, question: _Question) -> bool:
+        """Ask, and deliver what is found; return whether that was anything."""
+        if not question.ids:
+            return False
+        try:
+            return self._answer(question.ids, question.unseen)
+        except StorageUnavailable as error:
+            logger.debug("the job table does not answer; waiting goes on", extra={"reason": str(error)})
+            with self._changed:
+                self._unseen |= question.unseen & self._waiters.keys()
+            return False
+        except Exception as error:
+            logger.exception("watching for jobs failed")
+            self._fail(question.ids, error)
+            return False
 
     def _pause(self, interval_s: float) -> None:
-        """Sleep, but no longer than the shortest interval once somebody new waits."""
+        """Sleep, but no longer than the shortest interval once somebody new waits or gives up."""
         until = time.monotonic() + interval_s
         soon = time.monotonic() + SHORTEST_S
         with self._changed:
-            while not self._closed and (left := (soon if self._unseen else until) - time.monotonic()) > 0:
+            while not self._closed and (left := (soon if self._hurried else until) - time.monotonic()) > 0:
                 self._changed.wait(left)
+
+    @property
+    def _hurried(self) -> bool:
+        return bool(self._unseen or self._curious)
 
     def _answer(self, ids: set[str], unseen: set[str]) -> bool:
         """Ask once; hand over what is final. Return whether anything was."""

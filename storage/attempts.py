@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, case, exists, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, case, exists, insert, select, update
 
-from .database import Database
+from .database import SERVER_TIME, Database
+from .endings import Ending, write_endings
 from .families import cancel_children, release_children
 from .lifecycle import CANCELLED, CANCELLED_RUNNING, FAILED, State
-from .rows import Artifact, Attempt, Job, Queue
+from .membership import among_bound
+from .rows import Artifact, Job, Queue
 from .submission import record_blobs
 from .tally import Tally
 
 if TYPE_CHECKING:
-    from sqlalchemy import BindParameter
+    from sqlalchemy import Select, Update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,48 +100,64 @@ class Settled:
     cancelled: tuple[str, ...] = field(default=())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What a heartbeat learnt: the leases that still hold, and which of the jobs are to stop."""
-
-    held: frozenset[tuple[str, int]]
-    cancelled: frozenset[tuple[str, int]]
-
-
-_CLAIMED_COLUMNS = (
-    Job.id, Job.attempt, Job.tenant, Job.batch_id, Job.kind, Job.model, Job.args, Job.args_version,
-    Job.priority, Job.failures, Job.max_failures, Job.suspect, Job.available_at, Job.started_at,
-    Job.deadline_at, Job.lease_until,
+# What every job passes through is built once: putting a statement together costs more than running it.
+_PAUSED = exists().where(Queue.model == Job.model, Queue.paused.is_(True))
+_WAITS = Job.state == State.AVAILABLE
+_LOCKED = (
+    Job.id, Job.state, Job.attempt, Job.tenant, Job.batch_id, Job.kind, Job.model, Job.args_version, Job.priority,
+    Job.failures, Job.max_failures, Job.suspect, Job.available_at, Job.started_at, Job.deadline_at,
+    Job.cancel_requested_at, Job.worker, Job.card,
+    case((_WAITS, Job.args)).label("args"),  # they may be long, and whoever settles has them
+    case((_WAITS, _PAUSED), else_=False).label("paused"),
 )  # fmt: skip
 
 
-# What every job passes through is built once: putting a statement together costs more than running it.
-_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
-_PAUSED = exists().where(Queue.model == Job.model, Queue.paused.is_(True))
-_CLAIM = (
-    update(Job)
-    .where(
-        Job.id.in_(_IDS),
-        Job.state == State.AVAILABLE,
-        ~_PAUSED,
-        or_(Job.deadline_at.is_(None), Job.deadline_at > bindparam("now")),
+@cache
+def _lock_statement(dialect: str) -> Select[Any]:
+    statement = (
+        select(*_LOCKED)
+        .where(among_bound(dialect, Job.id, "ids"), Job.state.in_((State.AVAILABLE, State.EXECUTING)))
+        .order_by(Job.id)
+        .with_for_update(of=Job)
     )
-    .values(
-        state=State.EXECUTING.value,
-        attempt=Job.attempt + 1,
-        worker=bindparam("claimer"),
-        card=bindparam("place"),
-        alone=False,
-        started_at=bindparam("now"),
-        lease_until=bindparam("until"),
-        progress=None,
-        cancel_requested_at=None,
+    # The host's clock needs no question.
+    return statement if dialect == "sqlite" else statement.add_columns(SERVER_TIME.label("now"))
+
+
+@cache
+def _claim_statement(dialect: str) -> Update:
+    return (
+        update(Job)
+        .where(among_bound(dialect, Job.id, "ids"), _WAITS)
+        .values(
+            state=State.EXECUTING.value,
+            attempt=Job.attempt + 1,
+            worker=bindparam("claimer"),
+            card=bindparam("place"),
+            alone=False,
+            started_at=bindparam("now"),
+            lease_until=bindparam("until"),
+            progress=None,
+            cancel_requested_at=None,
+        )
     )
-    .returning(*_CLAIMED_COLUMNS)
-)
-_LEAVE_TO_DISPATCHER = (
-    update(Job).where(Job.id.in_(_IDS), Job.state == State.AVAILABLE, _PAUSED).values(published_at=None)
-)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """Jobs that a worker wants.
+
+    Attributes:
+        ids: The jobs that messages named.
+        worker: The incarnation that takes them.
+        card: Where it will run them.
+        lease_s: How long it holds them without a heartbeat.
+    """
+
+    ids: Collection[str]
+    worker: str
+    card: str
+    lease_s: float
 
 
 def claim(
@@ -150,67 +169,101 @@ def claim(
     card: str,
     lease_s: float,
 ) -> dict[str, Claimed]:
-    """Take those of the jobs that are available, not past their deadline and not paused.
+    """Take jobs; `claim_and_settle` without anything to settle."""
+    claims = Claims(ids=ids, worker=worker, card=card, lease_s=lease_s)
+    return claim_and_settle(connection, database, claims, ())[0]
+
+
+def settle(connection: Connection, database: Database, settlements: Sequence[Settlement]) -> Settled:
+    """Write how attempts ended; `claim_and_settle` without anything to claim."""
+    return claim_and_settle(connection, database, None, settlements)[1]
+
+
+def claim_and_settle(
+    connection: Connection, database: Database, claims: Claims | None, settlements: Sequence[Settlement]
+) -> tuple[dict[str, Claimed], Settled]:
+    """Take the jobs that are available, not past their deadline and not paused, and end other attempts.
+
+    Attempts that lost their job are left out. A job that was asked to stop and would run again is
+    cancelled instead.
+
+    The rows are locked first and in the order of their ids, the batches last: so no two transactions
+    can wait for each other in a circle.
 
     Args:
         connection: An open write transaction.
         database: Its database.
-        ids: The jobs that messages named.
-        worker: The incarnation that takes them.
-        card: Where it will run them.
-        lease_s: How long it holds them without a heartbeat.
+        claims: What to take.
+        settlements: At most one for each job.
 
     Returns:
-        The jobs taken, by id. One that is missing is a duplicate message, or waits for its queue.
+        The jobs taken, by id; one that is missing is a duplicate message, or waits for its queue. And
+        what the settlements did.
     """
-    now = database.time(connection)
-    wanted = sorted(ids)
-    rows = connection.execute(
-        _CLAIM, {"ids": wanted, "now": now, "until": now + lease_s, "claimer": worker, "place": card}
-    ).all()
-    claimed = {row.id: Claimed(**row._mapping) for row in rows}
-    left = [id_ for id_ in wanted if id_ not in claimed]
-    if left:
-        # The message is used up; the dispatcher sends another when the queue goes on.
-        connection.execute(_LEAVE_TO_DISPATCHER, {"ids": left})
+    wanted = set() if claims is None else set(claims.ids)
+    rows, now = _lock(connection, database, wanted | {s.id for s in settlements})
     tally = Tally()
-    for job in claimed.values():
-        tally.move(job.batch_id, State.AVAILABLE, State.EXECUTING)
+    settled = _settle(connection, database, settlements, rows, now, tally)
+    claimed: dict[str, Claimed] = {}
+    if claims is not None:
+        waiting = [row for id_, row in rows.items() if id_ in wanted and row.state == State.AVAILABLE]
+        claimed = _claim(connection, database.dialect, claims, waiting, now, tally)
     tally.write(connection)
-    return claimed
+    return claimed, settled
 
 
-def keep(
-    connection: Connection,
-    database: Database,
-    attempts: Mapping[tuple[str, int], float | None],
-    *,
-    worker: str,
-    lease_s: float,
-) -> Kept:
-    """Renew the leases of a worker and learn which jobs are cancelled.
+def _lock(connection: Connection, database: Database, ids: Collection[str]) -> tuple[dict[str, Any], float]:
+    """Hold those of the jobs that wait or run; return them and what time it is."""
+    statement = _lock_statement(database.dialect)
+    rows = {row.id: row for row in connection.execute(statement, {"ids": sorted(ids)})}
+    if database.dialect == "sqlite":
+        return rows, database.time(connection)
+    return rows, next((row.now for row in rows.values()), 0.0)
 
-    Args:
-        connection: An open write transaction.
-        database: Its database.
-        attempts: (job, attempt) and its progress so far.
-        worker: The incarnation that holds them.
-        lease_s: How long from now.
-    """
-    ids = sorted(job for job, _ in attempts)
-    progress = {job: share for (job, _), share in attempts.items() if share is not None}
-    values: dict[str, Any] = {"lease_until": database.now() + lease_s}
-    if progress:
-        values["progress"] = case(progress, value=Job.id, else_=Job.progress)
-    rows = connection.execute(
-        update(Job)
-        .where(Job.id.in_(ids), Job.state == State.EXECUTING, Job.worker == worker)
-        .values(values)
-        .returning(Job.id, Job.attempt, Job.cancel_requested_at)
-    ).all()
-    held = frozenset((row.id, row.attempt) for row in rows) & attempts.keys()
-    cancelled = {(row.id, row.attempt) for row in rows if row.cancel_requested_at is not None}
-    return Kept(held=frozenset(held), cancelled=frozenset(cancelled & held))
+
+def _claim(
+    connection: Connection, dialect: str, claims: Claims, waiting: Sequence[Any], now: float, tally: Tally
+) -> dict[str, Claimed]:
+    paused = [row.id for row in waiting if row.paused]
+    if paused:
+        # The message is used up; the dispatcher sends another when the queue goes on.
+        connection.execute(update(Job).where(Job.id.in_(paused), _WAITS).values(published_at=None))
+    lease_until = now + claims.lease_s
+    taken = {
+        row.id: _claimed(row, now, lease_until)
+        for row in waiting
+        if not row.paused and (row.deadline_at is None or row.deadline_at > now)
+    }
+    if taken:
+        connection.execute(
+            _claim_statement(dialect),
+            {"ids": list(taken), "now": now, "until": lease_until, "claimer": claims.worker,
+             "place": claims.card},
+        )  # fmt: skip
+    for job in taken.values():
+        tally.move(job.batch_id, State.AVAILABLE, State.EXECUTING)
+    return taken
+
+
+def _claimed(row: Any, now: float, lease_until: float) -> Claimed:
+    return Claimed(
+        id=row.id,
+        attempt=row.attempt + 1,
+        tenant=row.tenant,
+        batch_id=row.batch_id,
+        kind=row.kind,
+        model=row.model,
+        args=row.args,
+        args_version=row.args_version,
+        priority=row.priority,
+        failures=row.failures,
+        max_failures=row.max_failures,
+        suspect=row.suspect,
+        available_at=row.available_at,
+        started_at=now,
+        deadline_at=row.deadline_at,
+        lease_until=lease_until,
+    )
 
 
 def mark_alone(connection: Connection, job_id: str, attempt: int) -> None:
@@ -222,66 +275,29 @@ def mark_alone(connection: Connection, job_id: str, attempt: int) -> None:
     )
 
 
-_INSERT_ATTEMPT, _INSERT_ARTIFACT = insert(Attempt), insert(Artifact)
-
-_APPLY = (
-    update(Job)
-    .where(Job.id == bindparam("job"), Job.attempt == bindparam("fence"), Job.state == State.EXECUTING)
-    .values(
-        state=bindparam("to"),
-        failures=Job.failures + bindparam("charged"),
-        result=bindparam("made", type_=Job.__table__.c.result.type),
-        metrics=bindparam("measured", type_=Job.__table__.c.metrics.type),
-        error_code=bindparam("code"),
-        error=bindparam("why"),
-        available_at=bindparam("again"),
-        finished_at=bindparam("ended"),
-        progress=case((bindparam("to") == State.COMPLETED.value, 1.0), else_=Job.progress),
-        # A job that ran to an end of its own is no suspect; one handed back keeps the mark.
-        suspect=case((bindparam("to") == State.AVAILABLE.value, Job.suspect), else_=False),
-        alone=False,
-        lease_until=None,
-        published_at=None,
-    )
-)
-
-
-def settle(connection: Connection, database: Database, settlements: Sequence[Settlement]) -> Settled:
-    """Write how attempts ended; those that lost their job are left out.
-
-    A job that was asked to stop and would run again is cancelled instead.
-
-    Args:
-        connection: An open write transaction.
-        database: Its database.
-        settlements: At most one for each job.
-    """
-    held = _lock_held(connection, settlements)
-    applied = [
-        _obeying(s, held[s.id]) for s in settlements if s.id in held and s.attempt == held[s.id].attempt
-    ]
+def _settle(
+    connection: Connection,
+    database: Database,
+    settlements: Sequence[Settlement],
+    held: Mapping[str, Any],
+    now: float,
+    tally: Tally,
+) -> Settled:
+    applied = [_obeying(s, held[s.id]) for s in settlements if _holds(held.get(s.id), s.attempt)]
     if not applied:
         return Settled()
-    now = database.time(connection)
     _write_artifacts(connection, database, applied, now)
-    connection.execute(_APPLY, [_values(s, held[s.id], now) for s in applied])
-    connection.execute(
-        _INSERT_ATTEMPT,
-        [
-            {"job_id": s.id, "attempt": s.attempt, "worker": held[s.id].worker, "card": held[s.id].card,
-             "outcome": s.outcome, "error_code": s.error_code, "started_at": held[s.id].started_at,
-             "finished_at": now}
-            for s in applied
-        ],
-    )  # fmt: skip
-    tally = Tally()
+    write_endings(connection, [_ending(s, held[s.id], now) for s in applied])
     for s in applied:
         tally.move(held[s.id].batch_id, State.EXECUTING, s.state)
     freed = _release(connection, database, applied, tally)
     failed = [s.id for s in applied if s.state in FAILED]
     cancelled = cancel_children(connection, database, failed, tally)
-    tally.write(connection)
     return Settled(applied=frozenset(s.id for s in applied), freed=tuple(freed), cancelled=tuple(cancelled))
+
+
+def _holds(row: Any, attempt: int) -> bool:
+    return row is not None and row.state == State.EXECUTING and row.attempt == attempt
 
 
 def _obeying(s: Settlement, held: Any) -> Settlement:
@@ -298,26 +314,6 @@ def _release(
     return release_children(connection, database, completed, tally) if completed else []
 
 
-_HELD_COLUMNS = (
-    Job.id, Job.attempt, Job.batch_id, Job.worker, Job.card, Job.started_at, Job.available_at,
-    Job.cancel_requested_at,
-)  # fmt: skip
-
-
-_LOCK_HELD = (
-    select(*_HELD_COLUMNS)
-    .where(Job.id.in_(_IDS), Job.state == State.EXECUTING)
-    .order_by(Job.id)
-    .with_for_update()
-)
-
-
-def _lock_held(connection: Connection, settlements: Sequence[Settlement]) -> dict[str, Any]:
-    fences = {(s.id, s.attempt) for s in settlements}
-    rows = connection.execute(_LOCK_HELD, {"ids": sorted({id_ for id_, _ in fences})})
-    return {row.id: row for row in rows if (row.id, row.attempt) in fences}
-
-
 def _write_artifacts(
     connection: Connection, database: Database, applied: Sequence[Settlement], now: float
 ) -> None:
@@ -326,7 +322,7 @@ def _write_artifacts(
         return
     record_blobs(connection, database, {(file.sha256, file.size) for _, file in made}, now)
     connection.execute(
-        _INSERT_ARTIFACT,
+        insert(Artifact),
         [
             {"job_id": s.id, "name": file.name, "role": file.role, "sha256": file.sha256,
              "size": file.size, "media_type": file.media_type, "attempt": s.attempt, "created_at": now}
@@ -335,16 +331,21 @@ def _write_artifacts(
     )  # fmt: skip
 
 
-def _values(s: Settlement, held: Any, now: float) -> dict[str, Any]:
-    return {
-        "job": s.id,
-        "fence": s.attempt,
-        "to": s.state.value,
-        "charged": int(s.charge),
-        "made": None if s.result is None else dict(s.result),
-        "measured": None if s.metrics is None else dict(s.metrics),
-        "code": s.error_code,
-        "why": s.error,
-        "again": now + s.backoff_s if s.state == State.RETRYABLE else held.available_at,
-        "ended": now if s.state.final else None,
-    }
+def _ending(s: Settlement, held: Any, now: float) -> Ending:
+    return Ending(
+        job_id=s.id,
+        attempt=s.attempt,
+        state=s.state.value,
+        charged=int(s.charge),
+        result=None if s.result is None else dict(s.result),
+        metrics=None if s.metrics is None else dict(s.metrics),
+        error_code=s.error_code,
+        error=s.error,
+        available_at=now + s.backoff_s if s.state == State.RETRYABLE else held.available_at,
+        finished_at=now if s.state.final else None,
+        outcome=s.outcome,
+        worker=held.worker,
+        card=held.card,
+        started_at=held.started_at,
+        ended_at=now,
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,6 +40,8 @@ _RETRY: RetryConfig = {
     "retry_timeout": timedelta(seconds=REPEAT_S),
     "backoff": {"max_backoff": timedelta(seconds=3)},
 }
+
+PAUSE_S = 0.2
 
 # The processes that used the client. It has threads, which stay behind at a fork: a child that knows of
 # another user than itself would wait for them for ever.
@@ -81,9 +84,34 @@ class Bucket:
             raise SettingsError(f"storage_url, or a variable AWS_…, cannot be used: {reason}") from error
 
     def put(self, key: str, content: bytes) -> None:
-        """Write a small object in one request."""
+        """Write a small object in one request, under a key that nobody has.
+
+        A server that knows conditional requests refuses to overwrite; others do not look.
+
+        Raises:
+            StorageUnavailable: Among other reasons, because somebody has the key.
+        """
         with self._translated("written"):
-            self._client.put(self._written, key, content, use_multipart=False)
+            self._put_new(key, content)
+
+    def _put_new(self, key: str, content: bytes) -> None:
+        # The client does not repeat a conditional request that got no answer: it could meet itself. Here
+        # that is no harm, as the key is the caller's own: refused the second time, it had arrived.
+        until = time.monotonic() + _RETRY["retry_timeout"].total_seconds()
+        sent = False
+        while True:
+            try:
+                self._client.put(self._written, key, content, use_multipart=False, mode="create")
+            except self._client.exceptions.AlreadyExistsError:
+                if not sent:
+                    raise
+            except self._client.exceptions.BaseError as error:
+                if time.monotonic() > until or not _is_silence(str(error)):
+                    raise
+                sent = True
+                time.sleep(PAUSE_S)
+                continue
+            return
 
     def put_parts(self, key: str, chunks: Iterator[bytes]) -> None:
         """Write a large object in parts, `PARTS_AT_ONCE` of them in memory. If `chunks` raises, nothing is kept."""
@@ -106,13 +134,17 @@ class Bucket:
         with self._translated("copied"):
             self._client.copy(self._written, source, target)
 
-    def read(self, key: str, start: int, end: int) -> bytes:
-        """The bytes from `start` up to `end`, which must not be the same.
+    def read(self, key: str, start: int, end: int, *, size: int) -> bytes:
+        """The bytes from `start` up to `end`, which must not be the same, of an object of `size` bytes.
 
         Raises:
             NotFound: The object is not there.
         """
         with self._translated("read"):
+            if end - start == size:
+                # A server may answer a range that is everything as if none had been asked for (RFC 9110,
+                # section 14.2), which the client takes for a mistake.
+                return bytes(self._client.get(self._asked, key).bytes())
             return bytes(self._client.get_range(self._asked, key, start=start, end=end))
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -174,6 +206,11 @@ def translation(text: str, bucket: str, done: str) -> StorageError:
     kind, sentence = _answer(code, status, text)
     says = code or (f"HTTP {status}" if status else "without a reason")
     return kind(sentence.format(bucket=bucket, says=says, done=done))
+
+
+def _is_silence(text: str) -> bool:
+    """Whether no answer came, so that nobody knows whether the request arrived."""
+    return _answer("", _found(r"status code: (\d{3})", text), text) is _UNREACHABLE
 
 
 def _answer(code: str, status: str, text: str) -> Answer:

@@ -8,13 +8,15 @@ child that was cancelled for that reason comes back when the parent is retried.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, or_, select, update
+from sqlalchemy import Connection, Executable, bindparam, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from .database import Database, chunks
 from .lifecycle import FAILED, FINAL, State
+from .membership import among_bound
 from .rows import Job, JobParent
 from .tally import Tally
 
@@ -23,20 +25,21 @@ PARENT_FAILED_WORDS = "a job that this one waits for was cancelled or discarded;
 
 
 # Asked by every settle, and built once: most jobs have no children.
-_WAITING_CHILDREN = (
-    select(JobParent.child, func.count())
-    .join(Job, Job.id == JobParent.child)
-    .where(JobParent.parent.in_(bindparam("parents", expanding=True)), Job.state == State.SCHEDULED)
-    .group_by(JobParent.child)
-    .order_by(JobParent.child)
-)
+@cache
+def _waiting_children(dialect: str) -> Executable:
+    return (
+        select(JobParent.child, func.count())
+        .where(among_bound(dialect, JobParent.parent, "parents"))
+        .group_by(JobParent.child)
+        .order_by(JobParent.child)
+    )
 
 
 def release_children(
     connection: Connection, database: Database, completed: Collection[str], tally: Tally
 ) -> list[str]:
     """Count the completed parents off their children; return the ids of those that may run now."""
-    waiting = connection.execute(_WAITING_CHILDREN, {"parents": sorted(completed)}).all()
+    waiting = connection.execute(_waiting_children(database.dialect), {"parents": sorted(completed)}).all()
     if not waiting:
         return []
     connection.execute(

@@ -18,8 +18,8 @@ What that promises, of a server whose listings show whatever was written before 
 - A blob that was put at or after a moment is not deleted as older than it. Its put wrote an object that is
   as young as that moment. `delete` either saw it and spared the blob, or did not and deletes others only.
   Step 3 deletes it only in favour of a younger one.
-- No request that is repeated, or comes late, does harm. Nothing depends on conditional requests, which
-  many servers do not know.
+- No request that is repeated, or comes late, does harm. An upload in one request asks the server not to
+  overwrite (`If-None-Match: *`); nothing depends on that, since many servers do not know it.
 - An object is seen whole or not at all, and with the bytes of its name: what is uploaded is hashed on its
   way, what is fetched once more.
 
@@ -40,6 +40,7 @@ import io
 import logging
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
@@ -63,6 +64,8 @@ READ_BYTES = 8 * 1024**2
 COPY_BYTES = 5 * 1024**3
 # S3 says when an object was written in whole seconds.
 RESOLUTION_S = 1.0
+# What was written this long ago is young to everybody, whatever the difference of the clocks.
+YOUNG_S = 2 * RESOLUTION_S
 # How often a reader looks again for a blob that others refresh at this very moment.
 LOOKS = 5
 
@@ -79,10 +82,9 @@ class S3BlobStore:
             with open_regular(path) as source:
                 blob = digest(source)
                 before = self._objects(blob.sha256)
-                key = f"{blob.sha256}/{secrets.token_hex(8)}"
-                if not self._copy(before, blob, key):
+                if not self._refresh(before, blob):
                     source.seek(0)
-                    self._upload(source, blob, key, path)
+                    self._upload(source, blob, _fresh_key(blob), path)
                 # An upload of many parts takes long enough for somebody to do the same meanwhile.
                 if before or blob.size > PART_BYTES:
                     self._tidy(blob.sha256)
@@ -146,24 +148,30 @@ class S3BlobStore:
         for _ in range(LOOKS):
             end = min(start + READ_BYTES, item.size)
             try:
-                return item, self._bucket.read(item.key, start, end) if end > start else b""
+                part = self._bucket.read(item.key, start, end, size=item.size) if end > start else b""
             except NotFound:
                 item = self.find(item.key.partition("/")[0])
+            else:
+                return item, part
         raise StorageUnavailable("a blob was replaced each time it was about to be read; try again")
 
     def _objects(self, sha256: str) -> Sequence[Stored]:
         return [item for item in self._bucket.objects(checked(sha256)) if _SHAPE.fullmatch(item.key)]
 
-    def _copy(self, before: Sequence[Stored], blob: Blob, key: str) -> bool:
-        """Refresh a blob inside the server; False if there is none that can be kept as it is."""
+    def _refresh(self, before: Sequence[Stored], blob: Blob) -> bool:
+        """Copy a blob inside the server, so that it is young; False if that cannot be done."""
         whole = [item for item in before if item.size == blob.size]
         if not whole or blob.size > COPY_BYTES:
             return False
+        source = max(whole, key=_age)
         try:
-            self._bucket.copy(max(whole, key=_age).key, key)
+            self._bucket.copy(source.key, _fresh_key(blob))
         except NotFound:  # collected, or replaced, since it was listed; we have its bytes
             return False
-        return True
+        if time.time() - source.modified < YOUNG_S:
+            return True
+        # S3 makes a copy as young as any object; a server on top of files may keep the file's own time.
+        return any(item.modified > source.modified for item in self._objects(blob.sha256))
 
     def _upload(self, source: BinaryIO, blob: Blob, key: str, path: Path) -> None:
         if blob.size <= PART_BYTES:
@@ -258,6 +266,10 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 # No segment is empty or made of dots, which some servers and proxies would resolve.
 _PREFIX = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!$)|$))*")
 _SHAPE = re.compile(r"[0-9a-f]{64}/[0-9a-f]{16}")
+
+
+def _fresh_key(blob: Blob) -> str:
+    return f"{blob.sha256}/{secrets.token_hex(8)}"
 
 
 def _age(item: Stored) -> tuple[float, str]:

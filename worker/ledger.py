@@ -1,9 +1,10 @@
 """Group commit: the claims and settles of many threads in few transactions.
 
-One thread writes. While a single job is in flight it writes at once; under load it waits up to
-`linger_s` for more, since a commit costs about as much for thirty rows as for one. A group that
-fails is replayed row by row, so that a value that the database refuses harms only its own job. A
-database that is away is waited for: everything here is conditional, so nothing can be too late.
+A thread writes the groups, on PostgreSQL two of them by turns. While a single job is in flight it writes
+at once; under load it waits up to `linger_s` for more, since a commit costs about as much for thirty rows
+as for one. A group that fails is replayed row by row, so that a value that the database refuses harms
+only its own job. A database that is away is waited for: everything here is conditional, so nothing can
+be too late.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection
-
-from soundmill.storage.attempts import Claimed, Settled, Settlement, claim, settle
+from soundmill.storage.attempts import Claimed, Claims, Settled, Settlement, claim_and_settle
 from soundmill.storage.database import Database
 from soundmill.storage.errors import StorageUnavailable, Unstorable
 
 logger = logging.getLogger(__name__)
 
 GROUP_MAX = 64
+WRITERS = 2
+CLOSE_S = 10.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.05, 2.0
 
 
@@ -67,8 +68,16 @@ class Ledger:
         self._entries: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._door = threading.Lock()
-        self._thread = threading.Thread(target=self._write_groups, name="ledger", daemon=True)
-        self._thread.start()
+        self._gathering = threading.Lock()
+        # SQLite has one writer at a time. On PostgreSQL one group is put together and sent while the answers
+        # to another are on their way.
+        count = 1 if database.dialect == "sqlite" else WRITERS
+        self._threads = [
+            threading.Thread(target=self._write_groups, name=f"ledger-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def claim(self, job_id: str) -> Claimed | None:
         """Take a job; `None` when there is nothing to take.
@@ -93,8 +102,11 @@ class Ledger:
         """Write what is waiting and stop; entries that a dead database holds up are given up."""
         with self._door:
             self._closing.set()
-            self._entries.put(None)
-        self._thread.join(timeout=10)
+            for _ in self._threads:
+                self._entries.put(None)
+        until = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(timeout=max(until - time.monotonic(), 0.0))
 
     def _ask(self, what: str | Settlement) -> Any:
         entry = _Entry(what, Future())
@@ -107,7 +119,8 @@ class Ledger:
     def _write_groups(self) -> None:
         last = False
         while not last:
-            group, last = self._next_group()
+            with self._gathering:  # two who gather at once would make two small groups
+                group, last = self._next_group()
             if group:
                 self._write(group)
 
@@ -151,29 +164,21 @@ class Ledger:
     def _write_once(self, group: Sequence[_Entry]) -> None:
         claims = [entry for entry in group if isinstance(entry.what, str)]
         settlements = [entry for entry in group if isinstance(entry.what, Settlement)]
+        wanted = Claims(
+            ids={entry.what for entry in claims if isinstance(entry.what, str)},
+            worker=self._worker,
+            card=self._card,
+            lease_s=self._lease_s,
+        )
+        endings = [entry.what for entry in settlements if isinstance(entry.what, Settlement)]
         with self._database.write() as connection:
-            settled = self._settle(connection, settlements)
-            claimed = self._claim(connection, claims)
+            claimed, settled = claim_and_settle(connection, self._database, wanted, endings)
         for place, entry in enumerate(settlements):
             # Children are the group's; whoever came first sees to them, and nobody does so twice.
             entry.answer.set_result(settled if place == 0 else replace(settled, freed=(), cancelled=()))
         for entry in claims:
             # A duplicate message in the same group gets nothing, like one that comes later.
             entry.answer.set_result(claimed.pop(entry.what, None))  # type: ignore[arg-type]
-
-    def _claim(self, connection: Connection, entries: Sequence[_Entry]) -> dict[str, Claimed]:
-        if not entries:
-            return {}
-        ids = {entry.what for entry in entries if isinstance(entry.what, str)}
-        return claim(
-            connection, self._database, ids, worker=self._worker, card=self._card, lease_s=self._lease_s
-        )
-
-    def _settle(self, connection: Connection, entries: Sequence[_Entry]) -> Settled:
-        if not entries:
-            return Settled()
-        settlements = [entry.what for entry in entries if isinstance(entry.what, Settlement)]
-        return settle(connection, self._database, settlements)
 
 
 def _refuse(group: Sequence[_Entry], error: BaseException) -> None:

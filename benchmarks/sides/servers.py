@@ -36,17 +36,17 @@ def database_of(kind: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """A private server as the tests start it, but with fsync on and a usual amount of memory."""
+    """A private server as the tests start it, but as careful and with as much memory as PostgreSQL's own default."""
     from tests.postgres import PostgresServer
 
     server = PostgresServer.launch()
     try:
         engine = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            for setting in ("fsync = on", "full_page_writes = on", "max_wal_size = '4GB'"):
+            for setting in ("fsync = on", "full_page_writes = on", "shared_buffers = '128MB'"):
                 connection.execute(text(f"ALTER SYSTEM SET {setting}"))
-            connection.execute(text("SELECT pg_reload_conf()"))
         engine.dispose()
+        server.restart()
         yield server.url(server.create_database())
     finally:
         server.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from soundmill.producer import Producer, Request, WaitTimedOut, lookup
+from soundmill.producer import Producer, Request, WaitTimedOut, lookup, waiting
 from soundmill.storage.database import Database
 from soundmill.storage.errors import NotFound, StorageUnavailable
 from soundmill.storage.lifecycle import State
@@ -60,6 +60,83 @@ def test_a_wait_says_which_jobs_were_not_final_in_time(producer: Producer) -> No
     assert error.value.unfinished == (second,)
     assert isinstance(error.value, TimeoutError)
     assert producer.watcher.watched == 0
+
+
+def test_a_wait_without_any_time_looks_once(producer: Producer) -> None:
+    first, second = submit(producer, 2)
+    finish(producer, first)
+    assert producer.wait(first, timeout_s=0).state == State.COMPLETED
+    assert [view.id for view in producer.results([first], timeout_s=0)] == [first]
+    with pytest.raises(WaitTimedOut) as error:
+        producer.wait([first, second], timeout_s=0)
+    assert error.value.unfinished == (second,)
+
+    async def go() -> None:
+        assert (await producer.aio.wait(first, timeout_s=0)).state == State.COMPLETED
+        assert [view.id async for view in producer.aio.results([first], timeout_s=0)] == [first]
+        with pytest.raises(WaitTimedOut) as error:
+            await producer.aio.wait([first, second], timeout_s=0)
+        assert error.value.unfinished == (second,)
+
+    asyncio.run(go())
+    assert producer.watcher.watched == 0
+
+
+def test_no_job_that_was_final_in_time_is_missed_by_a_slow_watcher(
+    small_producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = lookup.watched
+
+    def slow(*args: Any) -> Any:
+        found = answer(*args)
+        time.sleep(0.5)
+        return found
+
+    monkeypatch.setattr(lookup, "watched", slow)
+    first, second, third, never = submit(small_producer, 4)
+    finish(small_producer, first)
+    assert small_producer.wait(first, timeout_s=0.05).state == State.COMPLETED
+    # Final in time, but after the first look: only the one at the end can see it.
+    with after(0.2, finish, small_producer, second):
+        assert small_producer.wait(second, timeout_s=0.4).state == State.COMPLETED
+
+    async def go() -> None:
+        settling = asyncio.create_task(asyncio.to_thread(finish, small_producer, third))
+        assert (await small_producer.aio.wait(third, timeout_s=0.4)).state == State.COMPLETED
+        await settling
+        with pytest.raises(WaitTimedOut) as error:
+            await small_producer.aio.wait([third, never], timeout_s=0.1)
+        assert error.value.unfinished == (never,)
+
+    asyncio.run(go())
+
+
+def test_all_who_give_up_together_share_their_last_look(small_producer: Producer) -> None:
+    ids = submit(small_producer, 200)
+
+    async def go() -> list[Any]:
+        waits = [small_producer.aio.wait(job_id, timeout_s=0.5) for job_id in ids]
+        return await asyncio.gather(*waits, return_exceptions=True)
+
+    with statements(small_producer.database) as seen:
+        assert all(isinstance(outcome, WaitTimedOut) for outcome in asyncio.run(go()))
+    assert len([statement for statement in seen if statement.startswith("SELECT jobs.id")]) < 40
+
+
+def test_a_job_table_that_hangs_holds_nobody_for_ever(
+    small_producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job] = submit(small_producer, 1)
+    hanging = threading.Event()
+    monkeypatch.setattr(waiting, "LAST_LOOK_S", 0.2)
+    monkeypatch.setattr(lookup, "watched", lambda *args: hanging.wait(20) and {})
+    began = time.monotonic()
+    with pytest.raises(WaitTimedOut):
+        small_producer.wait(job, timeout_s=0.1)
+    with pytest.raises(WaitTimedOut):
+        asyncio.run(small_producer.aio.wait(job, timeout_s=0.1))
+    hanging.set()
+    assert time.monotonic() - began < 10
 
 
 def test_a_wait_for_a_job_that_nobody_has_ends_at_once(producer: Producer) -> None:

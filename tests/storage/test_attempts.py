@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from soundmill.storage.attempts import Made, Settlement, claim, keep, mark_alone
+from soundmill.storage.attempts import Made, Settlement, claim, mark_alone
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import cancel, set_paused
 from soundmill.storage.errors import Unstorable
+from soundmill.storage.leases import keep
 from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import artifacts_of, attempts_of
 from soundmill.storage.rescue import rescue_expired

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from soundmill.storage import database as database_module
 from soundmill.storage.database import Database, chunks, refuse_network_file_system
 from soundmill.storage.errors import SettingsError, StorageFull, StorageUnavailable, Unstorable
 from soundmill.storage.rows import Queue
@@ -172,6 +173,39 @@ def test_a_connection_that_is_cut_half_way_is_unavailable(postgres: Database) ->
         cut(connection)
 
     assert models(postgres) == []
+
+
+def test_a_connection_that_died_while_nobody_used_it_is_replaced(
+    postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "FRESH_S", 0.0)
+    with postgres.read() as connection:
+        first = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    other = Database(postgres.url.render_as_string(hide_password=False))
+    with other.write() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
+    other.close()
+    with postgres.write() as connection:
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != first
+
+
+def test_a_connection_in_constant_use_is_not_asked_each_time_whether_it_lives(
+    postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def note(connection: object) -> bool:
+        asked.append(1)
+        return True
+
+    monkeypatch.setattr(postgres.engine.dialect, "do_ping", note)
+    monkeypatch.setattr(database_module, "FRESH_S", 60.0)
+    for _ in range(5):
+        assert models(postgres) == []
+    assert asked == []
+    monkeypatch.setattr(database_module, "FRESH_S", 0.0)
+    assert models(postgres) == []
+    assert asked == [1]
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_database_that_is_away(database: Database) -> None:

@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 
 from soundmill.storage import rescue, window
-from soundmill.storage.attempts import Settlement, claim, keep, settle
+from soundmill.storage.attempts import Settlement, claim, settle
 from soundmill.storage.database import Database
+from soundmill.storage.leases import keep
 from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import page_of_jobs
 from soundmill.storage.rows import Batch, Job

@@ -81,7 +81,7 @@ class PlayedBucket:
             raise NotFound(source)
         self._write(target, self.kept[source][0])
 
-    def read(self, key: str, start: int, end: int) -> bytes:
+    def read(self, key: str, start: int, end: int, *, size: int) -> bytes:
         self._tick()
         if key not in self.kept:
             raise NotFound(key)

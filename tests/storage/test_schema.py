@@ -23,7 +23,7 @@ from soundmill.storage.errors import NewerSchema
 from soundmill.storage.rows import Base
 from soundmill.storage.schema import migrate, run
 
-from .jobs import Background
+from .jobs import Background, states, submit_many
 
 INDEXES = {
     "sqlite": "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type = 'index'",
@@ -103,7 +103,7 @@ def test_a_database_of_a_later_version_is_refused_in_a_sentence(fresh_database: 
     with fresh_database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
-    with pytest.raises(NewerSchema, match=r"version 9999 .* knows 0001 at most; install the newer soundmill"):
+    with pytest.raises(NewerSchema, match=r"version 9999 .* knows 0002 at most; install the newer soundmill"):
         migrate(fresh_database)
 
 
@@ -141,3 +141,23 @@ def test_the_version_of_the_code_is_the_last_script() -> None:
     config.set_main_option("path_separator", "newline")
 
     assert ScriptDirectory.from_config(config).get_heads() == [migrations.HEAD]
+
+
+def test_a_job_table_of_the_first_version_keeps_its_rows(database_url: str) -> None:
+    database = Database(database_url)
+    with database.write() as connection:
+        run(connection, "0001")
+    ids = submit_many(database, 3)
+    migrate(database)
+
+    assert states(database, ids) == ["available"] * 3
+    # Numbers are never given twice, even where the last job is gone.
+    with database.write() as connection:
+        connection.execute(text("DELETE FROM jobs WHERE seq = (SELECT max(seq) FROM jobs)"))
+    [last] = submit_many(database, 1)
+    with database.read() as connection:
+        assert connection.execute(text("SELECT seq FROM jobs WHERE id = :id"), {"id": last}).scalar() == 4
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+    database.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from soundmill.storage.attempts import Claimed, Settled, Settlement
+from soundmill.storage.attempts import Claimed, Settled, claim_and_settle
 from soundmill.storage.database import Database
 from soundmill.storage.errors import StorageUnavailable, Unstorable
 from soundmill.storage.lifecycle import State
@@ -135,14 +135,13 @@ def test_whatever_goes_wrong_with_one_row_is_no_end_of_the_ledger(
     ids = submit_many(sqlite, 4)
     with ledger_on(sqlite) as ledger:
         jobs = [claimed(ledger, id_) for id_ in ids]
-        settle = ledger._settle
 
-        def stumble(connection: Any, entries: Any) -> Settled:
-            if any(isinstance(entry.what, Settlement) and entry.what.id == ids[0] for entry in entries):
+        def stumble(connection: Any, database: Database, claims: Any, settlements: Any) -> Any:
+            if any(settlement.id == ids[0] for settlement in settlements):
                 raise RecursionError("nested too deeply")
-            return settle(connection, entries)
+            return claim_and_settle(connection, database, claims, settlements)
 
-        monkeypatch.setattr(ledger, "_settle", stumble)
+        monkeypatch.setattr("soundmill.worker.ledger.claim_and_settle", stumble)
         answers = at_once(*(lambda job=job: ledger.settle(ending(job)) for job in jobs))
         assert isinstance(answers[0], Unstorable)
         assert "nested" not in str(answers[0]), "the words of a database may quote the user's"

@@ -1,0 +1,61 @@
+"""The leases of the jobs that a worker holds: renewed while it lives, and where it hears of cancels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, case, select, update
+
+from .database import Database
+from .lifecycle import State
+from .rows import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a heartbeat learnt: the leases that still hold, and which of the jobs are to stop."""
+
+    held: frozenset[tuple[str, int]]
+    cancelled: frozenset[tuple[str, int]]
+
+
+def keep(
+    connection: Connection,
+    database: Database,
+    attempts: Mapping[tuple[str, int], float | None],
+    *,
+    worker: str,
+    lease_s: float,
+) -> Kept:
+    """Renew the leases of a worker and learn which jobs are cancelled.
+
+    Args:
+        connection: An open write transaction.
+        database: Its database.
+        attempts: (job, attempt) and its progress so far.
+        worker: The incarnation that holds them.
+        lease_s: How long from now.
+    """
+    ids = sorted(job for job, _ in attempts)
+    progress = {job: share for (job, _), share in attempts.items() if share is not None}
+    values: dict[str, Any] = {"lease_until": database.now() + lease_s}
+    if progress:
+        values["progress"] = case(progress, value=Job.id, else_=Job.progress)
+    # In the order in which the settles of the same process, and whoever cancels, lock them.
+    held_here = (
+        select(Job.id)
+        .where(Job.id.in_(ids), Job.state == State.EXECUTING, Job.worker == worker)
+        .order_by(Job.id)
+        .with_for_update()
+    )
+    rows = connection.execute(
+        update(Job)
+        .where(Job.id.in_(held_here))
+        .values(values)
+        .returning(Job.id, Job.attempt, Job.cancel_requested_at)
+    ).all()
+    held = frozenset((row.id, row.attempt) for row in rows) & attempts.keys()
+    cancelled = {(row.id, row.attempt) for row in rows if row.cancel_requested_at is not None}
+    return Kept(held=frozenset(held), cancelled=frozenset(cancelled & held))
