@@ -9,6 +9,7 @@ from pathlib import Path
 from .description import as_json, caption, features
 from .handler import Output, OutputFile, Run
 from .measures import measure
+from .place import Place
 
 MODEL = "acoustic"
 MAX_AUDIO_S = 4 * 3600.0
@@ -27,7 +28,7 @@ class Acoustic:
     request = Request
     slots = 2
 
-    def load(self, card: str) -> None:
+    def load(self, place: Place) -> None:
         """Nothing to load."""
 
     def close(self) -> None:

@@ -1,61 +1,88 @@
-"""The files of an alignment, for programs (JSON, CTM, TSV), for Praat (TextGrid), and for viewers (SRT, VTT).
+"""The files of an alignment: for programs (JSON, CTM, TSV), for editors (TextGrid, Audacity's labels), for viewers.
 
-Only JSON holds everything. CTM has a line for each word that is spoken, TSV for each word, TextGrid an
-interval; subtitles hold the words of a cue together.
+Only JSON holds everything. CTM has a line for each word that is spoken; TSV and labels have one for each word, or
+for each sentence where these were asked for; TextGrid has an interval, in a tier for each size of parts; subtitles
+hold the words of a cue together.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from praatio import textgrid
 
 from .alignment import AlignedWord, Alignment
 from .handler import OutputFile
+from .karaoke import as_ass
+from .picture import draw
 from .subtitles import as_srt, as_vtt
 
-_TIER = "words"
+_Writer = Callable[[Path, Alignment, Path], None]
+"""Takes where to write to, the alignment, and the recording."""
+
+_LEFT_OUT = {"language", "licence", "romanized", "segments", "characters", "minutes", "doubtful"}
 _CTM_FILE, _CTM_CHANNEL = "audio", "1"  # a job knows no name of its recording
 
 
-def write_files(folder: Path, alignment: Alignment, formats: Collection[str]) -> tuple[OutputFile, ...]:
-    """Write the alignment into `folder`, in each of the `formats`, which are names of `FORMATS`."""
-    return tuple(_write(folder, alignment, form) for name, form in FORMATS.items() if name in formats)
+def write_files(
+    folder: Path, alignment: Alignment, formats: Collection[str], audio: Path
+) -> tuple[OutputFile, ...]:
+    """Write the alignment of a recording into `folder`, in each of the `formats`, which are names of `FORMATS`.
+
+    Raises:
+        ModelUnavailable: A picture is asked for, and there is no matplotlib.
+    """
+    return tuple(_write(folder, alignment, form, audio) for name, form in FORMATS.items() if name in formats)
 
 
 def as_json(alignment: Alignment) -> str:
-    return json.dumps(asdict(alignment), ensure_ascii=False, allow_nan=False)
+    """Every field, but for what the model does not know."""
+    return json.dumps(asdict(alignment, dict_factory=_known), ensure_ascii=False, allow_nan=False)
 
 
 def as_ctm(alignment: Alignment) -> str:
-    """NIST's time marks: file, channel, start and length in seconds, word, score."""
+    """NIST's time marks: file, channel, start and length in seconds, word, confidence from 0 to 1."""
     return "".join(
         f"{_CTM_FILE} {_CTM_CHANNEL} {_ms(word.start_s) / 1000:.3f} "
-        f"{(_ms(word.end_s) - _ms(word.start_s)) / 1000:.3f} {word.text} {word.score:.4f}\n"
+        f"{(_ms(word.end_s) - _ms(word.start_s)) / 1000:.3f} {word.text} "
+        f"{math.exp(min(word.score, 0)) if alignment.log_scores else word.score:.4f}\n"
         for word in alignment.words
         if word.aligned
     )
 
 
 def as_tsv(alignment: Alignment) -> str:
-    """Start and end in whole milliseconds, and the word, under the headings of Whisper's TSV."""
-    rows = (f"{_ms(word.start_s)}\t{_ms(word.end_s)}\t{word.text}\n" for word in alignment.words)
+    """Start and end in whole milliseconds, and the text, under the headings of Whisper's TSV."""
+    rows = (f"{_ms(unit.start_s)}\t{_ms(unit.end_s)}\t{_line(unit)}\n" for unit in alignment.units)
     return "start\tend\ttext\n" + "".join(rows)
 
 
-def write_textgrid(path: Path, alignment: Alignment) -> None:
-    """One interval tier in Praat's long text format, with empty labels between the words.
+def as_labels(alignment: Alignment) -> str:
+    """A label track of Audacity's: start and end in seconds, and the text; a point where nothing is spoken."""
+    return "".join(f"{unit.start_s:.6f}\t{unit.end_s:.6f}\t{_line(unit)}\n" for unit in alignment.units)
 
-    An interval cannot be empty: a word with an empty span is written behind the word before it (or before
-    the first word), in the same label.
+
+def write_textgrid(path: Path, alignment: Alignment, *, format: str) -> None:
+    """Interval tiers in a text format of Praat's, with empty labels between the words.
+
+    There is a tier of words, and one of sentences and of characters where the alignment has them. An interval
+    cannot be empty: a word with an empty span is written behind the word before it (or before the first word), in
+    the same label.
+
+    Args:
+        format: `long_textgrid` or `short_textgrid`.
     """
-    tier = textgrid.IntervalTier(_TIER, _intervals(alignment.words), 0, alignment.duration_s)
     grid = textgrid.Textgrid(0, alignment.duration_s)
-    grid.addTier(tier)
-    grid.save(str(path), format="long_textgrid", includeBlankSpaces=True)
+    for name in ("segments", "words", "characters"):
+        parts: Sequence[AlignedWord] = getattr(alignment, name)
+        if parts or name == "words":
+            grid.addTier(textgrid.IntervalTier(name, _intervals(parts), 0, alignment.duration_s))
+    grid.save(str(path), format=format, includeBlankSpaces=True)
 
 
 def _intervals(words: Sequence[AlignedWord]) -> list[tuple[float, float, str]]:
@@ -63,30 +90,43 @@ def _intervals(words: Sequence[AlignedWord]) -> list[tuple[float, float, str]]:
     waiting = ""
     for word in words:
         if word.end_s > word.start_s:
-            intervals.append((word.start_s, word.end_s, waiting + word.text))
+            intervals.append((word.start_s, word.end_s, waiting + _line(word)))
             waiting = ""
         elif intervals:
             start_s, end_s, label = intervals[-1]
-            intervals[-1] = (start_s, end_s, f"{label} {word.text}")
+            intervals[-1] = (start_s, end_s, f"{label} {_line(word)}")
         else:
-            waiting += word.text + " "
+            waiting += _line(word) + " "
     return intervals
+
+
+def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if name not in _LEFT_OUT or value not in (None, ())}
+
+
+def _line(unit: AlignedWord) -> str:
+    """The text on one line and in one column: a sentence may have line breaks and tabs in it."""
+    return " ".join(unit.text.split())
 
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _text(render: Callable[[Alignment], str]) -> Callable[[Path, Alignment], None]:
-    def write(path: Path, alignment: Alignment) -> None:
+def _text(render: Callable[[Alignment], str]) -> _Writer:
+    def write(path: Path, alignment: Alignment, _: Path) -> None:
         path.write_text(render(alignment), encoding="utf-8", newline="\n")
 
     return write
 
 
-def _write(folder: Path, alignment: Alignment, form: _Format) -> OutputFile:
+def _textgrid(format: str) -> _Writer:
+    return lambda path, alignment, _: write_textgrid(path, alignment, format=format)
+
+
+def _write(folder: Path, alignment: Alignment, form: _Format, audio: Path) -> OutputFile:
     path = folder / f"alignment.{form.ending}"
-    form.write(path, alignment)
+    form.write(path, alignment, audio)
     return OutputFile(name=path.name, path=path, media_type=form.media_type, role=form.role)
 
 
@@ -95,16 +135,30 @@ class _Format:
     ending: str
     media_type: str
     role: str
-    write: Callable[[Path, Alignment], None]
+    write: _Writer
 
 
 FORMATS = {
     "json": _Format(ending="json", media_type="application/json", role="alignment", write=_text(as_json)),
     "textgrid": _Format(
-        ending="TextGrid", media_type="text/x-praat-textgrid", role="textgrid", write=write_textgrid
+        ending="TextGrid",
+        media_type="text/x-praat-textgrid",
+        role="textgrid",
+        write=_textgrid("long_textgrid"),
+    ),
+    "textgrid-short": _Format(
+        ending="short.TextGrid",
+        media_type="text/x-praat-textgrid",
+        role="textgrid-short",
+        write=_textgrid("short_textgrid"),
     ),
     "srt": _Format(ending="srt", media_type="application/x-subrip", role="srt", write=_text(as_srt)),
     "vtt": _Format(ending="vtt", media_type="text/vtt", role="vtt", write=_text(as_vtt)),
+    "ass": _Format(ending="ass", media_type="text/x-ssa", role="ass", write=_text(as_ass)),
     "ctm": _Format(ending="ctm", media_type="text/plain", role="ctm", write=_text(as_ctm)),
     "tsv": _Format(ending="tsv", media_type="text/tab-separated-values", role="tsv", write=_text(as_tsv)),
+    "audacity": _Format(
+        ending="labels.txt", media_type="text/plain", role="audacity", write=_text(as_labels)
+    ),
+    "png": _Format(ending="png", media_type="image/png", role="picture", write=draw),
 }

@@ -4,7 +4,9 @@
     ├── InputError            the request or its audio cannot be used as it is
     ├── ModelUnavailable      the model cannot run on this machine (library or weights missing)
     ├── OutOfMemory           the card's allocator refused; a smaller batch may pass
+    ├── HelperDied            a process that helps with the host's side of the work ended
     └── CardFailed            the card or its driver is in an unknown state
+        └── CardSuspect       and the card itself may be broken: it is checked before it is used again
     Interrupted
     ├── Cancelled             the submitter asked for it
     ├── DeadlineExceeded      the job's own deadline passed
@@ -33,8 +35,16 @@ class OutOfMemory(ModelError):
     """The card's allocator refused memory; other jobs on the card are unharmed."""
 
 
+class HelperDied(ModelError):
+    """A helper process ended while it worked: it ran out of memory, or a library crashed it."""
+
+
 class CardFailed(ModelError):
     """The card raised an error that leaves it unusable: the process has to end."""
+
+
+class CardSuspect(CardFailed):
+    """The card itself may be broken: the process has to end, and the card is checked before its next one."""
 
 
 class Interrupted(Exception):

@@ -32,6 +32,7 @@ from .espeak import Espeak, Manner
 from .features import FRAME_STEP_S, FRAMES_PER_S, HOP, SAMPLE_RATE_HZ, mel_power
 from .handler import Output, Run
 from .matching import Frames, Voice, comparable
+from .place import Place
 from .words import Mark, Span, Word, speakable, split_words, time_words
 
 MAX_AUDIO_S = 900.0
@@ -79,7 +80,7 @@ class EspeakDtw:
     def __init__(self) -> None:
         self._espeak: Espeak | None = None
 
-    def load(self, card: str) -> None:
+    def load(self, place: Place) -> None:
         """Start eSpeak NG; the card makes no difference to it."""
         self._espeak = Espeak(speakers=self.slots)
 
@@ -111,7 +112,7 @@ class EspeakDtw:
             words=aligned,
         )
         with run.phase("write"):
-            files = write_files(run.scratch, alignment, request.outputs)
+            files = write_files(run.scratch, alignment, request.outputs, request.audio)
         scores = [word.score for word in aligned if word.aligned]
         return Output(
             result={

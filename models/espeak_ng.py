@@ -14,6 +14,7 @@ from .audio import MEDIA_TYPES, AudioWriter
 from .errors import InputError, ModelUnavailable
 from .espeak import SAMPLE_RATE_HZ, Espeak, Manner
 from .handler import Output, OutputFile, Run
+from .place import Place
 from .words import Mark, Span, Word, speakable, split_words, time_words
 
 _FULL_SCALE = np.float32(32768)  # int16 to [-1, 1)
@@ -52,7 +53,7 @@ class EspeakNg:
     def __init__(self) -> None:
         self._espeak: Espeak | None = None
 
-    def load(self, card: str) -> None:
+    def load(self, place: Place) -> None:
         """Start eSpeak NG; the card makes no difference to it."""
         self._espeak = Espeak(speakers=self.slots)
 

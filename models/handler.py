@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .place import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +86,18 @@ class Handler(Protocol):
 
     Attributes:
         request: A frozen, slotted, keyword-only dataclass. Its fields are the job's arguments, all
-            given, none defaulted; a field that names input audio arrives as the `Path` of a
-            readable local file.
-        slots: How many requests it performs at the same time.
+            given, none defaulted; where input audio is named, the `Path` of a readable local file
+            arrives. An argument that is a list of objects is a tuple of mappings.
     """
 
     request: type[Any]
-    slots: int
 
-    def load(self, card: str) -> None:
-        """Make ready on `card` (`cpu:0`, `cuda:1`, `npu:3`); called once, before any request.
+    @property
+    def slots(self) -> int:
+        """How many requests it performs at the same time; of a model in the engine, once that is open."""
+
+    def load(self, place: Place) -> None:
+        """Make ready at a place (its card, options and engine); called once, before any request.
 
         Raises:
             ModelUnavailable: A library or the weights are missing; the message has the remedy.

@@ -38,12 +38,26 @@ _CLAUSE_IS_WORTH_COLUMNS = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sung:
+    """A word of a line, or a piece of one, with the space before it, and when it is said."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cue:
-    """A subtitle, from when to when it stands, and its lines."""
+    """A subtitle, from when to when it stands, and what its lines are made of."""
 
     start_s: float
     end_s: float
-    lines: tuple[str, ...]
+    parts: tuple[tuple[Sung, ...], ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Its lines."""
+        return tuple("".join(part.text for part in line) for line in self.parts)
 
 
 def cues(alignment: Alignment) -> list[Cue]:
@@ -61,7 +75,7 @@ def cues(alignment: Alignment) -> list[Cue]:
         Cue(
             start_s=start_s,
             end_s=min(max(end_s, min(start_s + SHORTEST_S, limit_s)), start_s + LONGEST_S),
-            lines=layout.lines(start, end),
+            parts=layout.lines(start, end),
         )
         for (start, end), (start_s, end_s), limit_s in zip(spoken, times, limits, strict=False)
     ]
@@ -142,7 +156,7 @@ class _Layout:
             end = begins[end]
         return found[::-1]
 
-    def lines(self, start: int, end: int) -> tuple[str, ...]:
+    def lines(self, start: int, end: int) -> tuple[tuple[Sung, ...], ...]:
         """Divide a cue: behind a clause if it can be done well, else in the middle."""
         if self._width(start, end) <= MAX_COLUMNS:
             return (self._line(start, end),)
@@ -194,9 +208,12 @@ class _Layout:
     def _width(self, start: int, end: int) -> int:
         return self._lasts[end - 1] - self._firsts[start]
 
-    def _line(self, start: int, end: int) -> str:
-        rest = zip(self.spaces[start + 1 : end], self.parts[start + 1 : end], strict=True)
-        return self.parts[start].text + "".join(space + part.text for space, part in rest)
+    def _line(self, start: int, end: int) -> tuple[Sung, ...]:
+        spaces = ("", *self.spaces[start + 1 : end])
+        return tuple(
+            Sung(text=space + part.text, start_s=part.start_s, end_s=part.end_s)
+            for space, part in zip(spaces, self.parts[start:end], strict=True)
+        )
 
 
 def _parts(word: AlignedWord) -> Iterator[_Part]:

@@ -88,6 +88,21 @@ def split_words(text: str) -> tuple[Word, ...]:
     return tuple(word for token in re.finditer(r"\S+", text) for word in _units(token.group(), token.start()))
 
 
+def split_sentences(text: str) -> tuple[Word, ...]:
+    """Cut a text into its sentences, without the white space around them.
+
+    A sentence ends behind its mark, or at an empty line. Abbreviations end like sentences.
+    """
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    sentences: list[Word] = []
+    for start, end in pairwise([0, *ends, len(text)]):
+        stripped = text[start:end].strip()
+        if stripped:
+            begin = text.index(stripped, start)
+            sentences.append(Word(text=stripped, char_start=begin, char_end=begin + len(stripped)))
+    return tuple(sentences)
+
+
 def _units(token: str, offset: int) -> Iterator[Word]:
     for unit in _UNIT.finditer(token):
         yield Word(text=unit.group(), char_start=offset + unit.start(), char_end=offset + unit.end())

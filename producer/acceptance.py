@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from soundmill.storage.audio_fields import input_name, with_audio
 from soundmill.storage.errors import (
     IdempotencyConflict,
     InputRefused,
@@ -195,7 +196,7 @@ def _new_job(
     parents: set[str] = set()
     for name, reference in draft.references.items():
         parent = _parent(name, reference, before, here, kinds)
-        args = {**args, name: {"job": parent}}
+        args = with_audio(args, {name: {"job": parent}})
         parents.add(parent)
     for name, sha256 in draft.artifacts.items():
         inputs = (*inputs, _owned_input(name, sha256, blobs))
@@ -258,4 +259,4 @@ def _owned_input(name: str, sha256: str, blobs: Mapping[str, lookup.OwnedBlob]) 
             f"{name}.artifact: that file is {blob.media_type}, not audio; name a file that is",
             field=f"{name}.artifact",
         )
-    return StoredInput(name=f"input/{name}", sha256=sha256, size=blob.size, media_type=blob.media_type)
+    return StoredInput(name=input_name(name), sha256=sha256, size=blob.size, media_type=blob.media_type)

@@ -25,7 +25,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import console
-from .commands import batch, config, demo, jobs, queue, single, submit
+from .commands import batch, config, demo, jobs, models, queue, single, submit
 
 GROUP = "soundmill.commands"
 
@@ -82,7 +82,7 @@ def build_app() -> typer.Typer:
 
 def commands(app: typer.Typer) -> None:
     """Add the producer's commands to the application."""
-    for module in (demo, single, submit, jobs, batch, queue, config):
+    for module in (demo, single, submit, jobs, batch, queue, models, config):
         module.commands(app)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundmill.storage.audio_fields import audio_in, with_audio
 from soundmill.storage.catalog import Catalog, Model
 from soundmill.storage.errors import InputRefused, SubmitRefused
 from soundmill.storage.submission import StoredInput, request_digest
@@ -38,8 +39,8 @@ class Draft:
             was written.
         digest: What its idempotency key binds.
         inputs: The audio that was stored for it.
-        artifacts: Audio arguments that name a blob by its hash.
-        references: Audio arguments that name a job: an id, or `@` and an alias.
+        artifacts: Audio fields, by their full names, that name a blob by its hash.
+        references: Audio fields that name a job: an id, or `@` and an alias.
     """
 
     model: Model
@@ -90,13 +91,12 @@ def make_draft(request: Request, settings: Settings, catalog: Catalog, intake: I
     args = model.parse(_written(request.args, audio))
     inputs = {name: item for name, value in audio.items() if (item := _store(name, value, intake))}
     hashes = {name: {"artifact": item.sha256} for name, item in inputs.items()}
+    given = args.model_dump(mode="json", exclude_defaults=True)
     return Draft(
         model=model,
-        args=args.model_dump(mode="json") | hashes,
+        args=with_audio(args.model_dump(mode="json"), hashes),
         # Without the defaults, so that a key still fits after a release that adds an argument.
-        digest=request_digest(
-            model.kind, model.id, args.model_dump(mode="json", exclude_defaults=True) | hashes
-        ),
+        digest=request_digest(model.kind, model.id, with_audio(given, hashes)),
         inputs=tuple(inputs.values()),
         artifacts={name: value.artifact for name, value in audio.items() if value.artifact is not None},
         references={name: value.job for name, value in audio.items() if value.job is not None},
@@ -112,12 +112,11 @@ def make_draft(request: Request, settings: Settings, catalog: Catalog, intake: I
 
 
 def _audio_of(request: Request, model: Model) -> dict[str, _Audio]:
-    given = request.args
-    return {name: _sort(name, given[name]) for name in model.audio_fields if given.get(name) is not None}
+    return {name: _sort(name, value) for name, value in audio_in(request.args, model.audio_fields).items()}
 
 
 def _written(args: Mapping[str, Any], audio: Mapping[str, _Audio]) -> Mapping[str, Any]:
-    return {**args, **{name: value.written() for name, value in audio.items()}} if audio else args
+    return with_audio(args, {name: value.written() for name, value in audio.items()}) if audio else args
 
 
 def _sort(name: str, value: Any) -> _Audio:

@@ -3,6 +3,7 @@
     ProducerError
     ├── WaitTimedOut   some of the jobs were not final in time
     ├── NotSaved       a file could not be written where it was wanted
+    ├── NotDrawn       there is nothing to draw a picture of, or nothing to draw it with
     └── StackFailed    the broker or the worker that a command started for itself did not come up
 
 A job that is refused is a `soundmill.storage.errors.SubmitRefused`, with the field at fault.
@@ -33,3 +34,7 @@ class StackFailed(ProducerError):
 
 class NotSaved(ProducerError):
     """A file could not be written where it was wanted; the message names it and the reason."""
+
+
+class NotDrawn(ProducerError):
+    """A picture could not be drawn; the message says what is missing."""

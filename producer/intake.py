@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from soundmill.storage.audio_fields import input_name
 from soundmill.storage.blobs import BlobStore, LocalBlobStore
 from soundmill.storage.errors import NotFound
 from soundmill.storage.submission import StoredInput
@@ -154,5 +155,5 @@ def _identity(path: Path) -> tuple[str, int, int, int] | None:
 
 def _input(field: str, audio: InputAudio) -> StoredInput:
     return StoredInput(
-        name=f"input/{field}", sha256=audio.sha256, size=audio.size, media_type=audio.media_type
+        name=input_name(field), sha256=audio.sha256, size=audio.size, media_type=audio.media_type
     )

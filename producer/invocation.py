@@ -46,11 +46,16 @@ def settings_of(context: typer.Context, **more: Any) -> Settings:
     return load_settings(given | more)
 
 
-def open_producer(context: typer.Context) -> Producer:
-    """A producer on the settings of this invocation, to be used as a context manager."""
+def open_producer(context: typer.Context, **more: Any) -> Producer:
+    """A producer on the settings of this invocation, to be used as a context manager.
+
+    Args:
+        context: Of the command.
+        **more: Settings that win over all others.
+    """
     from .producer import Producer
 
-    return Producer(settings_of(context))
+    return Producer(settings_of(context, **more))
 
 
 def parse_arguments(pairs: Iterable[str] | None) -> dict[str, Any]:

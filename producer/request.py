@@ -23,6 +23,9 @@ Audio = str | Path | bytes | Mapping[str, Any]
 
 # The columns that hold them.
 _LONGEST = {"alias": 63, "batch": 190, "custom_id": 1000, "idempotency_key": 255}
+_NAMES = ("model", "kind", "alias", "batch", "custom_id", "idempotency_key")
+_REQUIRED = frozenset({"model", "batch"})
+_SHORT = 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +67,10 @@ class Request:
         Raises:
             SubmitRefused: With the name of the field.
         """
-        for name in ("model", "kind", "alias", "batch", "custom_id", "idempotency_key"):
-            _check_name(name, getattr(self, name))
+        for name in _NAMES:
+            value = getattr(self, name)
+            if value is not None or name in _REQUIRED:
+                _check_name(name, value)
         if not isinstance(self.args, Mapping):
             raise SubmitRefused("args: give the arguments as a mapping of names to values", field="args")
         if not _is_int(self.priority) or not LOWEST <= self.priority <= HIGHEST:
@@ -119,7 +124,8 @@ class Submission:
 
 
 def _check_name(name: str, value: object) -> None:
-    if value is None and name not in ("model", "batch"):
+    # Nearly all names are like this, and a stream may have millions.
+    if type(value) is str and 0 < len(value) <= _SHORT and value.isascii() and "\x00" not in value:
         return
     if not isinstance(value, str):
         raise SubmitRefused(f"{name}: give a text", field=name)

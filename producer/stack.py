@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "soundmill.worker", "up", "--no-flower", "--ephemeral", "--cards", "cpu")
+COMMAND = (sys.executable, "-m", "soundmill.worker", "up", "--no-flower", "--ephemeral")
 START_LIMIT_S = 90.0
+"""How long the services may take to start, beside the loading of the models."""
+
 LOOK_EVERY_S = 0.05
 TEND_EVERY_S = 1.0
 STARTS = 2
@@ -44,7 +46,13 @@ class Stack:
     """Sees to it that live workers serve some models as long as the context lasts."""
 
     def __init__(
-        self, settings: Settings, database: Database, models: Collection[str], tell: Callable[[str], None]
+        self,
+        settings: Settings,
+        database: Database,
+        models: Collection[str],
+        tell: Callable[[str], None],
+        *,
+        card: str = "cpu",
     ) -> None:
         """Prepare; nothing is started before the context is entered.
 
@@ -53,11 +61,15 @@ class Stack:
             database: The migrated job table of these settings.
             models: The models that are wanted.
             tell: Called with a sentence when something is started.
+            card: Where a worker that is started runs; `auto` is the best card of this host.
         """
         self._settings = settings
         self._database = database
         self._models = frozenset(models)
         self._tell = tell
+        self._command = [*COMMAND, "--cards", card]
+        for model in sorted(self._models):
+            self._command += ["--model", model]
         self._process: subprocess.Popen[bytes] | None = None
         self._words: deque[str] = deque(maxlen=WORDS_KEPT)
         self._starts = 0
@@ -147,7 +159,7 @@ class Stack:
         self._tell("nothing is running here: starting a broker and a worker for this command")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self._process = subprocess.Popen(
-            COMMAND,
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -166,7 +178,8 @@ class Stack:
                 logger.debug("from the services of this command", extra={"line": text})
 
     def _await_served(self) -> None:
-        until = time.monotonic() + START_LIMIT_S
+        limit_s = START_LIMIT_S + self._settings.watchdog_load_s
+        until = time.monotonic() + limit_s
         while not self._served():
             if self._process is not None and (code := self._process.poll()) is not None:
                 raise StackFailed(
@@ -174,7 +187,7 @@ class Stack:
                 )
             if time.monotonic() > until:
                 raise StackFailed(
-                    f"no worker serves {', '.join(sorted(self._models))} after {START_LIMIT_S:g} s: "
+                    f"no worker serves {', '.join(sorted(self._models))} after {limit_s:g} s: "
                     f"{self._last_words()}"
                 )
             time.sleep(LOOK_EVERY_S)

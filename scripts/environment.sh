@@ -115,10 +115,14 @@ venv_is_sound() {
 
 # --- this project ------------------------------------------------------------------------------------
 
+# The models are tested with this torch. The name alone: where pip is set up with an index of builds for
+# processors only, it is taken from there.
+torch_pin=torch==2.13.0
+
 fingerprint() {
     local version
     version=$("$venv/bin/python" -I -c 'import sys; print(sys.version)' 2>/dev/null) || return 1
-    { printf '%s\n' "$root" "$version" && cat pyproject.toml; } | sha256sum
+    { printf '%s\n' "$root" "$version" "$torch_pin" && cat pyproject.toml; } | sha256sum
 }
 
 installed_extras() { sed -n 2p "$stamp" 2>/dev/null || true; }
@@ -131,15 +135,16 @@ is_prepared() {
 }
 
 install_project() {
-    local extras
+    local extras pins=()
     # Those of an earlier run too, so that two scripts in turn do not install in turn.
     extras=$(printf '%s\n' "$@" "$(installed_extras)" | tr ' ' '\n' | sed '/^$/d' | sort -u | paste -sd' ')
+    if [[ " $extras " == *" models "* ]]; then pins=("$torch_pin"); fi
     say "Installing Soundmill and what it needs ($extras) into .venv; the first time takes a minute or two."
     echo unfinished >"$stamp"
     # pip answers Ctrl-C with an ordinary failure: only this trap tells one from the other.
     trap 'exit 130' INT
     if ! "$venv/bin/python" -I -m pip install -qq --no-input --disable-pip-version-check \
-        --editable ".[${extras// /,}]" >&2; then
+        --editable ".[${extras// /,}]" ${pins[@]+"${pins[@]}"} >&2; then
         rm -f "$stamp"
         die "pip could not install Soundmill; what it said stands above."
     fi

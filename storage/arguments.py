@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 MAX_TEXT_CHARS = 100_000
 
 AudioFormat = Literal["wav", "flac", "mp3", "opus"]
-AlignmentFormat = Literal["json", "textgrid", "srt", "vtt", "ctm", "tsv"]
+AlignmentFormat = Literal[
+    "json", "textgrid", "textgrid-short", "srt", "vtt", "ass", "ctm", "tsv", "audacity", "png"
+]
 
 SAMPLE_RATES_HZ: dict[str, tuple[int, ...]] = {
     "wav": (8000, 16000, 22050, 24000, 32000, 44100, 48000),
@@ -57,12 +59,21 @@ AudioInput = ArtifactInput | JobInput
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
 
 
-def _speakable(text: str) -> str:
+def speakable(text: str) -> str:
+    """A validator: text with something in it that can be said, and that can be stored."""
     if not text.strip():
         raise ValueError("the text is empty; give at least one word")
     if "\x00" in text:
         raise ValueError("the text contains a NUL character; remove it")
     return text
+
+
+def check_rate(audio_format: AudioFormat, sample_rate: int) -> None:
+    """Raise `ValueError` for a sample rate in which audio of that format is not written."""
+    rates = SAMPLE_RATES_HZ[audio_format]
+    if sample_rate not in rates:
+        allowed = ", ".join(str(rate) for rate in rates)
+        raise ValueError(f"sample_rate {sample_rate} is not offered for {audio_format}; use one of {allowed}")
 
 
 class _Spoken(Arguments):
@@ -71,7 +82,7 @@ class _Spoken(Arguments):
     text: Text
     language: str = Field(default="en-us", max_length=40)
 
-    _text = field_validator("text")(_speakable)
+    _text = field_validator("text")(speakable)
 
 
 class EspeakArguments(_Spoken):
@@ -91,12 +102,7 @@ class EspeakArguments(_Spoken):
 
     @model_validator(mode="after")
     def _rate_fits_format(self) -> Self:
-        rates = SAMPLE_RATES_HZ[self.format]
-        if self.sample_rate not in rates:
-            allowed = ", ".join(str(rate) for rate in rates)
-            raise ValueError(
-                f"sample_rate {self.sample_rate} is not offered for {self.format}; use one of {allowed}"
-            )
+        check_rate(self.format, self.sample_rate)
         return self
 
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, resources
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from .arguments import AcousticArguments, Arguments, DtwArguments, EspeakArguments
+from .arguments_aligner import AlignerArguments
+from .arguments_captioner import CaptionerArguments
+from .arguments_csm import CsmArguments
+from .arguments_ming import MingArguments
+from .arguments_moss import MOSS_LANGUAGES, MOSS_VOICES, MossArguments
+from .audio_fields import audio_field_at
 from .errors import SettingsError, SubmitRefused, UnknownModel
 
 Check = Callable[[Any], None]
@@ -35,7 +41,9 @@ class Model:
         check: Further checks of valid arguments against voices and languages; raises
             `SubmitRefused`.
         licence: Of the weights, or of the engine where there are none.
-        audio_fields: The arguments that are input audio.
+        audio_fields: The arguments that are input audio, as dotted names. `*` is every item of a list:
+            `("audio",)`, or `("context.*.audio",)` where `context` is a list of objects with an `audio`.
+            Submitters give such audio in any form; the handler finds a `Path` in its place.
     """
 
     id: str
@@ -82,20 +90,41 @@ class Model:
     def _refusal(self, error: ValidationError) -> SubmitRefused:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        name = str(first["loc"][0]) if first["loc"] else ""
-        if name in self.audio_fields and first["loc"][1:]:  # what follows is one of several readings
+        audio = audio_field_at(first["loc"], self.audio_fields)
+        if audio is not None and audio != place:  # what follows is one of several readings
             return SubmitRefused(
-                f'{name}: this names no audio; give {{"artifact": SHA-256}} or {{"job": ID}}', field=name
+                f'{audio}: this names no audio; give {{"artifact": SHA-256}} or {{"job": ID}}', field=audio
             )
         if first["type"] == "extra_forbidden":
-            known = sorted(self.arguments.model_fields)
-            guess = difflib.get_close_matches(name, known, n=1)
+            known = sorted(_fields_beside(self.arguments, first["loc"]))
+            guess = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             hint = f"did you mean {guess[0]!r}?" if guess else f"it takes {', '.join(known)}"
             return SubmitRefused(f"{place}: {self.id} has no such argument; {hint}", field=place)
         if first["type"] == "missing":
             return SubmitRefused(f"{place}: {self.id} needs this argument", field=place)
         text = first["msg"].removeprefix("Value error, ")
         return SubmitRefused(f"{place}: {text}" if place else text, field=place or None)
+
+
+def _fields_beside(arguments: type[BaseModel], place: Sequence[str | int]) -> Iterable[str]:
+    """The names that arguments may have where an unknown one was given."""
+    fields = arguments.model_fields
+    for step in place[:-1]:
+        if isinstance(step, str):  # a number is the item of a list, whose items are of one kind
+            field = fields.get(step)
+            classes = _classes_in(field.annotation) if field is not None else ()
+            inner = [kind for kind in classes if issubclass(kind, BaseModel)]
+            if len(inner) != 1:
+                return ()
+            fields = inner[0].model_fields
+    return fields
+
+
+def _classes_in(annotation: Any) -> Iterator[type[Any]]:
+    if isinstance(annotation, type):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _classes_in(part)
 
 
 class Catalog:
@@ -208,5 +237,63 @@ BUILT_IN = (
         handler="soundmill.models.acoustic:Acoustic",
         licence="Apache-2.0",
         audio_fields=("audio",),
+    ),
+    Model(
+        id="csm-1b",
+        kind="tts",
+        title="Conversational English speech with speakers and context, by CSM-1B",
+        arguments=CsmArguments,
+        handler="soundmill.models.csm:Csm",
+        licence="Apache-2.0 (CSM-1B)",
+        audio_fields=("context.*.audio",),
+        languages=("en",),
+        sample_rate_hz=24000,
+        needs="models",
+    ),
+    Model(
+        id="acestep-captioner",
+        kind="caption",
+        title="Captions and transcripts of music and audio, by the ACE-Step captioner (Qwen2.5-Omni)",
+        arguments=CaptionerArguments,
+        handler="soundmill.models.captioner.handler:Captioner",
+        licence="Apache-2.0 (Qwen2.5-Omni-7B, the base); for the fine-tuning see its model page",
+        audio_fields=("audio",),
+        needs="models",
+    ),
+    Model(
+        id="moss-tts-nano-100m",
+        kind="tts",
+        title="Speech in 20 languages with cloned voices, 48 kHz stereo, by MOSS-TTS-Nano",
+        arguments=MossArguments,
+        handler="soundmill.models.moss.handler:Moss",
+        licence="Apache-2.0 (MOSS-TTS-Nano)",
+        audio_fields=("reference",),
+        languages=MOSS_LANGUAGES,
+        voices=MOSS_VOICES,
+        sample_rate_hz=48000,
+        needs="models",
+    ),
+    Model(
+        id="mms-300m-aligner",
+        kind="align",
+        title="Times of words, characters and sentences in more than 100 languages, by the MMS forced aligner",
+        arguments=AlignerArguments,
+        handler="soundmill.models.aligner.handler:Aligner",
+        licence="CC-BY-NC-4.0 (the weights: no commercial use)",
+        audio_fields=("audio",),
+        sample_rate_hz=16000,
+        needs="models",
+    ),
+    Model(
+        id="ming-omni-tts-0.5b",
+        kind="tts",
+        title="Speech, cloned voices, podcasts, music and sound effects at 44.1 kHz, by Ming-omni-tts",
+        arguments=MingArguments,
+        handler="soundmill.models.ming.handler:Ming",
+        licence="see the page of inclusionAI/Ming-omni-tts-0.5B",
+        audio_fields=("prompt_audio", "speaker_audio", "speakers.*.audio"),
+        languages=("zh", "en"),
+        sample_rate_hz=44100,
+        needs="models",
     ),
 )

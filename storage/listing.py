@@ -191,12 +191,9 @@ def parents_of(connection: Connection, job_id: str) -> list[str]:
     return list(connection.execute(select(JobParent.parent).where(JobParent.child == job_id)).scalars())
 
 
-def batch_counts(connection: Connection, tenant: str | None = None) -> dict[str, dict[State, int]]:
-    """The jobs of each batch by state; the empty name holds those without a batch."""
-    query = select(Batch).order_by(Batch.id)
-    if tenant is not None:
-        query = query.where(Batch.tenant == tenant)
-    rows = connection.execute(query).mappings()
+def batch_counts(connection: Connection, tenant: str) -> dict[str, dict[State, int]]:
+    """The jobs of each batch of a tenant by state; the empty name holds those without a batch."""
+    rows = connection.execute(select(Batch).where(Batch.tenant == tenant).order_by(Batch.id)).mappings()
     return {row["name"]: {state: row[state.value] for state in State} for row in rows}
 
 

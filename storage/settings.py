@@ -10,6 +10,7 @@ Every value remembers where it came from (`Settings.origins`), so that a surpris
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 from pydantic import (
-    AfterValidator,
+    BaseModel,
     BeforeValidator,
     Field,
     PositiveInt,
@@ -37,6 +38,7 @@ from pydantic_settings import (
 )
 
 from .errors import SettingsError
+from .model_settings import Folder, ModelSettings, absolute, read_folders, read_models
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +74,8 @@ def _default_storage_url(values: dict[str, Any]) -> str:
     return str((values["state_dir"] / "artifacts").as_uri())
 
 
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+def _default_models_dir() -> Path:
+    return _xdg_folder("XDG_DATA_HOME", ".local/share") / "soundmill/models"
 
 
 def _split_list(value: object) -> object:
@@ -89,10 +91,11 @@ def _split_pairs(value: object) -> object:
     return {name.strip(): number.strip() for name, number in pairs}
 
 
-Folder = Annotated[Path, AfterValidator(_absolute)]
 Folders = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_split_list)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 Counts = Annotated[dict[str, PositiveInt], NoDecode, BeforeValidator(_split_pairs)]
+FoldersByModel = Annotated[dict[str, Folder], NoDecode, BeforeValidator(read_folders)]
+SettingsByModel = Annotated[dict[str, ModelSettings], NoDecode, BeforeValidator(read_models)]
 
 
 class Settings(BaseSettings):
@@ -142,6 +145,17 @@ class Settings(BaseSettings):
     slots: Counts = Field(
         default_factory=dict, description="Slots per model where the measured number is not wanted."
     )
+    models_dir: Folder = Field(
+        default_factory=_default_models_dir,
+        description="Folder of the checkpoints: that of a model lies in a folder of the model's name.",
+    )
+    checkpoint_dirs: FoldersByModel = Field(
+        default_factory=dict, description="Checkpoints that lie elsewhere: MODEL=FOLDER,MODEL=FOLDER."
+    )
+    model_options: SettingsByModel = Field(
+        default_factory=dict,
+        description="Choices per model: MODEL:slots=8,share=0.5,dtype=bf16,graphs=off;MODEL:…",
+    )
 
     lease_s: float = Field(
         default=30, gt=0, description="How long an attempt owns its job without a heartbeat."
@@ -185,10 +199,19 @@ class Settings(BaseSettings):
         default=25, ge=0, description="How long a stopping worker lets running jobs finish."
     )
     watchdog_load_s: float = Field(
-        default=600, gt=0, description="Longest load and warm-up of a model before the worker is restarted."
+        default=600, gt=0, description="Longest load of a model before the worker is restarted."
+    )
+    watchdog_warm_up_s: float = Field(
+        default=600, gt=0, description="Longest warm-up of a model, its captures among it."
+    )
+    watchdog_prefill_s: float = Field(
+        default=60, gt=0, description="Longest turn of at most 1,024 positions of prompts."
     )
     watchdog_step_s: float = Field(
-        default=60, gt=0, description="Longest time without an engine step before the worker is restarted."
+        default=60, gt=0, description="Longest step of a model, and longest silence of a handler."
+    )
+    watchdog_decode_s: float = Field(
+        default=60, gt=0, description="Longest call of an encoder, a codec or an aligner."
     )
     flower_port: int = Field(default=5555, ge=1, le=65535, description="Port of Flower.")
     flower_address: str = Field(
@@ -223,6 +246,12 @@ class Settings(BaseSettings):
         """The variables that give another process these same settings."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
         return {PREFIX + name.upper(): _spelled(value) for name, value in given.items() if value is not None}
+
+    def checkpoint_of(self, model_id: str) -> Path:
+        """Where the checkpoint of a model is, or would be."""
+        chosen = self.model_options.get(model_id)
+        given = None if chosen is None else chosen.checkpoint
+        return self.checkpoint_dirs.get(model_id) or given or self.models_dir / model_id
 
     @property
     def origins(self) -> dict[str, str]:
@@ -293,8 +322,16 @@ def _spelled(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     if isinstance(value, dict):
-        return ",".join(f"{name}={number}" for name, number in value.items())
+        if all(isinstance(number, int) for number in value.values()):
+            return ",".join(f"{name}={number}" for name, number in value.items())
+        return json.dumps({name: _plain(item) for name, item in value.items()})
     return str(value)
+
+
+def _plain(value: object) -> object:
+    return (
+        value.model_dump(mode="json", exclude_defaults=True) if isinstance(value, BaseModel) else str(value)
+    )
 
 
 def masked(url: str) -> str:
@@ -309,7 +346,7 @@ def masked(url: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return ",".join(f"{name}={number}" for name, number in value.items())
+        return _spelled(value) if value else ""
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
     return "" if value is None else masked(str(value))
@@ -318,7 +355,7 @@ def _shown(value: object) -> str:
 def _config_file() -> Path | None:
     named = os.environ.get(CONFIG_VARIABLE)
     if named:
-        path = _absolute(Path(named))
+        path = absolute(Path(named))
         if not path.is_file():
             raise SettingsError(f"{CONFIG_VARIABLE} names {path}, but there is no such file")
         return path
@@ -336,7 +373,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read: {error}") from error
     _refuse_unknown(values, f"{path}:")
     # A path in a file is meant from that file's folder, wherever the program is started.
-    for name in ("state_dir", "runtime_dir"):
+    for name in ("state_dir", "runtime_dir", "models_dir"):
         if isinstance(values.get(name), str):
             values[name] = path.parent / Path(values[name]).expanduser()
     if isinstance(roots := values.get("input_roots"), list):

@@ -163,6 +163,10 @@ def take_turns(connection: Connection, picked: Sequence[Wake]) -> None:
         batches |= set(connection.execute(select(Job.batch_id).where(Job.id.in_(ids)).distinct()).scalars())
     last = connection.execute(select(func.max(Batch.turn))).scalar() or 0
     for some in chunks(sorted(batches)):
+        # In the order in which counters are written, or the two could wait for each other in a circle.
+        connection.execute(
+            select(Batch.id).where(Batch.id.in_(some)).order_by(Batch.id).with_for_update()
+        ).all()
         connection.execute(update(Batch).where(Batch.id.in_(some)).values(turn=last + 1))
 
 

@@ -25,6 +25,7 @@ from selenium.webdriver.common.by import By
 
 from soundmill.storage.lifecycle import State
 
+from .ports import free_port
 from .worker.running import PLUGINS, Stack, until
 
 LOGIN = "soundmill:a secret for tests"
@@ -71,12 +72,6 @@ def needed(program: str, package: str) -> str:
         stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         stop(f"{program} is not installed: apt-get install {package}")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
 
 
 def answer(

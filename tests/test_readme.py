@@ -108,6 +108,10 @@ def test_every_command_of_the_readme_does_what_it_says(
     answer = _run(f"{sys.executable} {script}", environment, tmp_path)
     assert "Good" in answer
 
+    (tmp_path / "morning.wav").rename(tmp_path / "clip.wav")
+    script.write_text(_block("Models", "python"), encoding="utf-8")
+    assert "duration_s" in _run(f"{sys.executable} {script}", environment, tmp_path)
+
 
 def test_every_variable_that_the_readme_names_is_a_setting() -> None:
     known = {f"SOUNDMILL_{name.upper()}" for name in Settings.model_fields} | {"SOUNDMILL_CONFIG"}
@@ -117,7 +121,9 @@ def test_every_variable_that_the_readme_names_is_a_setting() -> None:
 def test_every_command_that_the_readme_names_exists() -> None:
     """Also those in running text, with the options that are named beside them."""
     app: Any = typer.main.get_command(build_app())
-    for words in re.findall(r"`soundmill ([a-z][^`\n]*)`", README):
+    inline = re.findall(r"`soundmill ([a-z][^`\n]*)`", README)
+    in_blocks = re.findall(r"^soundmill ([a-z][^#\n]*)", README, re.MULTILINE)
+    for words in [*inline, *in_blocks]:
         command, rest = app, shlex.split(words)
         while rest and rest[0].split("|")[0] in getattr(command, "commands", {}):
             names = rest.pop(0).split("|")

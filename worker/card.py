@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import fcntl
+import gc
 import logging
 import math
 import os
@@ -29,8 +30,10 @@ from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 from kombu.transport.redis import Channel
 
-from soundmill.models.errors import ModelUnavailable
+from soundmill.models.engine.watch import Limits as EngineLimits
+from soundmill.models.errors import CardFailed, CardSuspect, ModelUnavailable, OutOfMemory
 from soundmill.models.handler import Handler
+from soundmill.models.station import Station
 from soundmill.storage.blobs import open_blobs
 from soundmill.storage.catalog import Catalog, load_catalog
 from soundmill.storage.database import Database
@@ -47,10 +50,11 @@ from . import (
 from .attempt import Attempts
 from .consumer import CardConsumer
 from .errors import CardBusy, ChildFailed
-from .executor import Executor, Limits
+from .executor import EXIT_CARD_FAILED, EXIT_CARD_SUSPECT, Executor, Limits
 from .heartbeat import Heartbeat, Identity
 from .ledger import Ledger
 from .logs import configure_logging
+from .options import options_of
 from .pool import Intake, pool_with
 from .pulse import Pulse
 
@@ -90,6 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     except StorageUnavailable as error:
         logger.error("%s", error)
         return EXIT_FORSAKEN
+    except CardFailed as error:
+        logger.critical("the card failed while it was made ready", exc_info=True)
+        return EXIT_CARD_SUSPECT if isinstance(error, CardSuspect) else EXIT_CARD_FAILED
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
@@ -127,26 +134,35 @@ def card_lock(settings: Settings, card: str, *, wait_s: float) -> Iterator[None]
         yield
 
 
-def load_handlers(catalog: Catalog, models: Iterable[str], card: str) -> dict[str, Handler]:
-    """Load every model that can be loaded here.
+def load_handlers(
+    catalog: Catalog, models: Iterable[str], station: Station, settings: Settings, pulse: Pulse
+) -> dict[str, Handler]:
+    """Load every model that can be loaded here, then open the engine if one of them has asked for it.
 
     Raises:
         ChildFailed: None can; the message has the remedies.
+        CardFailed: The card did not survive it.
     """
     handlers: dict[str, Handler] = {}
     troubles: list[str] = []
     for model_id in models:
-        module, _, name = catalog.get(model_id).handler.partition(":")
-        handler: Handler = getattr(import_module(module), name)()
+        model = catalog.get(model_id)
         try:
-            handler.load(card)
-        except ModelUnavailable as error:
+            with pulse.watching("load", settings.watchdog_load_s):
+                module, _, name = model.handler.partition(":")
+                handler: Handler = getattr(import_module(module), name)()
+                handler.load(station.place(options_of(settings, model)))
+        except (ModelUnavailable, OutOfMemory, ImportError) as error:
             troubles.append(f"{model_id}: {error}")
             logger.warning("a model is not served here", extra={"model": model_id, "reason": str(error)})
         else:
             handlers[model_id] = handler
     if not handlers:
         raise ChildFailed("no model can be served on this card. " + " ".join(troubles))
+    try:
+        station.open()
+    except (ModelUnavailable, OutOfMemory) as error:
+        raise ChildFailed(str(error)) from error
     return handlers
 
 
@@ -158,8 +174,11 @@ class CardProcess:
         self._pulse = Pulse(options.pulse)
         os.close(options.pulse)  # it is mapped now, and nothing that a model starts should inherit it
         self._catalog = load_catalog(settings.plugins)
-        with self._pulse.watching("load", settings.watchdog_load_s):
-            self._handlers = load_handlers(self._catalog, options.models, options.card)
+        self._station = Station(options.card, watch=self._pulse, limits=_engine_limits(settings))
+        self._handlers = load_handlers(self._catalog, options.models, self._station, settings, self._pulse)
+        # What is alive now stays: the collector need not look at it again in the middle of a step.
+        gc.collect()
+        gc.freeze()
         self._slots = {model: settings.slots.get(model, h.slots) for model, h in self._handlers.items()}
         self._identity = Identity(
             name=options.name,
@@ -316,7 +335,18 @@ class CardProcess:
                 handler.close()
             except Exception:
                 logger.exception("a model could not be closed", extra={"model": model})
+        self._station.close()
         self._database.close()
+
+
+def _engine_limits(settings: Settings) -> EngineLimits:
+    return EngineLimits(
+        load=settings.watchdog_load_s,
+        warm_up=settings.watchdog_warm_up_s,
+        prefill=settings.watchdog_prefill_s,
+        step=settings.watchdog_step_s,
+        decode=settings.watchdog_decode_s,
+    )
 
 
 def _ended(pipe: TextIO | None) -> bool:
@@ -328,4 +358,7 @@ def _ended(pipe: TextIO | None) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status in (EXIT_CARD_FAILED, EXIT_CARD_SUSPECT):
+        os._exit(status)  # a vendor's exit hook waits for the card, which may never answer
+    sys.exit(status)

@@ -1,4 +1,4 @@
-"""The worker's commands: `up`, `worker`, `doctor`."""
+"""The worker's commands: `up`, `worker`, `doctor`, `models convert`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from . import conversion
 
 if TYPE_CHECKING:
     from soundmill.storage.settings import Settings
@@ -19,33 +21,53 @@ def commands(app: typer.Typer) -> None:
     worker_app.callback(invoke_without_command=True)(worker)
     worker_app.command()(drain)
     app.add_typer(worker_app, name="worker")
+    conversion.add_to(app)
 
 
 Cards = Annotated[
     list[str] | None,
     typer.Option(
-        "--card", "--cards", help="A card of this host, such as cpu:0; repeat it or separate by commas."
+        "--card",
+        "--cards",
+        help="A card of this host, such as cpu:0 or npu:3, or auto for the best; repeat it or separate by commas.",
     ),
 ]
 Models = Annotated[
-    list[str] | None, typer.Option("--model", help="A model to serve; repeat it. Default: all that run here.")
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="A model to serve, such as csm-1b or csm-1b:slots=8,share=0.5,dtype=bf16; repeat it. "
+        "Default: all that run here.",
+    ),
+]
+CheckpointDirs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint-dir", help="MODEL=FOLDER, or the folder alone where one model is named; repeat it."
+    ),
 ]
 
 
 def up(
     cards: Cards = None,
     model: Models = None,
+    checkpoint_dir: CheckpointDirs = None,
     flower: Annotated[bool, typer.Option(help="Run Flower beside the workers.")] = True,
     ephemeral: Annotated[bool, typer.Option(help="Stop when standard input ends.", hidden=True)] = False,
 ) -> None:
     """Run the local stack: the broker, one worker for each card, and Flower. Ctrl-C stops it."""
-    _serve(_settings(), cards, model, flower=flower, ephemeral=ephemeral)
+    _serve(cards, model, checkpoint_dir, flower=flower, ephemeral=ephemeral)
 
 
-def worker(context: typer.Context, card: Cards = None, model: Models = None) -> None:
+def worker(
+    context: typer.Context,
+    card: Cards = None,
+    model: Models = None,
+    checkpoint_dir: CheckpointDirs = None,
+) -> None:
     """Run workers on cards of this host."""
     if context.invoked_subcommand is None:
-        _serve(_settings(), card, model, flower=False, ephemeral=False)
+        _serve(card, model, checkpoint_dir, flower=False, ephemeral=False)
 
 
 def drain(
@@ -95,33 +117,67 @@ def _settings() -> Settings:
     return load_settings()
 
 
+def _settings_with(models: list[str], checkpoint_dirs: list[str]) -> tuple[Settings, list[str]]:
+    """The settings with the choices of the command line laid over them, and the models that it names."""
+    from soundmill.storage.settings import load_settings
+
+    from .options import read_models
+
+    settings = load_settings()
+    named, chosen, folders = read_models(models, checkpoint_dirs)
+    given = {
+        "model_options": {**settings.model_options, **chosen} if chosen else None,
+        "checkpoint_dirs": {**settings.checkpoint_dirs, **folders} if folders else None,
+    }
+    return load_settings(given), named
+
+
 def _serve(
-    settings: Settings, cards: list[str] | None, models: list[str] | None, *, flower: bool, ephemeral: bool
+    cards: list[str] | None,
+    models: list[str] | None,
+    checkpoint_dirs: list[str] | None,
+    *,
+    flower: bool,
+    ephemeral: bool,
 ) -> None:
     from soundmill.models.device import Card
+    from soundmill.models.device.installation import best_card
     from soundmill.storage.catalog import load_catalog
 
     from .flower import Flower
     from .logs import configure_logging
+    from .options import served_models
     from .stack import run_stack
 
     configure_logging()
+    settings, named = _settings_with(models or [], checkpoint_dirs or [])
     names = [part for text in cards or ["cpu:0"] for part in text.split(",") if part.strip()]
     try:
-        chosen = list(dict.fromkeys(Card.parse(name) for name in names))
+        chosen = list(dict.fromkeys(best_card() if name == "auto" else Card.parse(name) for name in names))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--card") from error
     catalog = load_catalog(settings.plugins)
-    served = [catalog.get(name).id for name in models] if models else list(catalog.ids())
+    served = served_models(settings, catalog, named)
 
     def announce(page: Flower | None) -> None:
-        typer.echo(f"cards {', '.join(map(str, chosen))} serve {', '.join(served)}", err=True)
+        typer.echo(f"cards {', '.join(map(str, chosen))} serve {', '.join(served.models)}", err=True)
+        if served.without_weights:
+            typer.echo(
+                f"no weights here for {', '.join(served.without_weights)}: put them into "
+                f"{settings.models_dir}/MODEL, or name their folder with --checkpoint-dir MODEL=FOLDER",
+                err=True,
+            )
         if page is not None:
             login = f" (user soundmill, password {page.password})" if page.password else ""
             typer.echo(f"Flower: {page.url}{login}", err=True)
 
     sys.exit(
         run_stack(
-            settings, cards=chosen, models=served, flower=flower, ephemeral=ephemeral, announce=announce
+            settings,
+            cards=chosen,
+            models=served.models,
+            flower=flower,
+            ephemeral=ephemeral,
+            announce=announce,
         )
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import platform
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from soundmill.models.errors import ModelUnavailable
+from soundmill.models.espeak import Espeak
+from soundmill.models.station import Station
 from soundmill.storage.blobs import BlobStore, open_blobs
 from soundmill.storage.broker import resolve_broker, running_broker_url
 from soundmill.storage.broker_server import find_server
-from soundmill.storage.catalog import load_catalog
+from soundmill.storage.catalog import Model, load_catalog
 from soundmill.storage.database import Database
 from soundmill.storage.errors import StorageError, StorageUnavailable
 from soundmill.storage.listing import workers
@@ -23,7 +25,15 @@ from soundmill.storage.queue import RESPONSIVE, Publisher, make_app
 from soundmill.storage.schema import migrate
 from soundmill.storage.settings import Settings, masked
 
+from .card_findings import card_findings
+from .checkpoint_check import damage_of
+from .finding import Finding
+from .options import needs_weights
+
+logger = logging.getLogger(__name__)
+
 LIBRARIES = (
+    "soundmill",
     "celery",
     "kombu",
     "redis",
@@ -38,29 +48,15 @@ LIBRARIES = (
 LEAST_FREE_BYTES = 1024**3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        what: Its name.
-        verdict: `ok`, `missing` (something optional) or `broken` (something needed).
-        detail: What was found, or what is wrong and how to mend it.
-    """
-
-    what: str
-    verdict: str
-    detail: str
-
-
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything that a worker on this host needs."""
     yield Finding(what="python", verdict="ok", detail=f"{platform.python_version()} on {platform.platform()}")
     yield _versions()
-    yield Finding(what="cards", verdict="ok", detail=f"cpu:0 with {os.cpu_count()} processor(s)")
+    yield from card_findings()
     yield _tried("broker", lambda: _broker(settings))
     yield _tried("database", lambda: _database(settings))
     yield _tried("storage", lambda: _storage(settings))
+    yield _espeak()
     yield from _models(settings)
 
 
@@ -136,14 +132,51 @@ def _probe(blobs: BlobStore, path: Path) -> None:
         blobs.delete(blob.sha256)
 
 
+def _espeak() -> Finding:
+    try:
+        espeak = Espeak()
+    except ModelUnavailable as error:
+        return Finding(what="espeak", verdict="missing", detail=str(error))
+    try:
+        return Finding(
+            what="espeak", verdict="ok",
+            detail=f"eSpeak NG speaks; {len(espeak.languages)} languages, {len(espeak.variants)} voices",
+        )  # fmt: skip
+    finally:
+        espeak.close()
+
+
 def _models(settings: Settings) -> Iterator[Finding]:
     for model in load_catalog(settings.plugins):
-        module, _, name = model.handler.partition(":")
+        yield _checkpoint(settings, model) if needs_weights(model) else _model(model)
+
+
+def _checkpoint(settings: Settings, model: Model) -> Finding:
+    """Whether there are weights. They are not loaded: that may take minutes, and a card."""
+    what, folder = f"model {model.id}", settings.checkpoint_of(model.id)
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        return Finding(what=what, verdict="missing", detail="its libraries: pip install 'soundmill[models]'")
+    if not folder.is_dir():
+        detail = f"its weights: put them into {folder}, or set checkpoint_dirs to {model.id}=FOLDER"
+        return Finding(what=what, verdict="missing", detail=detail)
+    damage = damage_of(folder)
+    if damage is not None:
+        return Finding(what=what, verdict="broken", detail=damage)
+    return Finding(what=what, verdict="ok", detail=f"{model.title}; {model.licence}; weights in {folder}")
+
+
+def _model(model: Model) -> Finding:
+    what, station = f"model {model.id}", Station("cpu:0")
+    module, _, name = model.handler.partition(":")
+    try:
         handler = getattr(import_module(module), name)()
-        try:
-            handler.load("cpu:0")
-        except ModelUnavailable as error:
-            yield Finding(what=f"model {model.id}", verdict="missing", detail=str(error))
-        else:
-            handler.close()
-            yield Finding(what=f"model {model.id}", verdict="ok", detail=f"{model.title}; {model.licence}")
+        handler.load(station.place())
+    except (ModelUnavailable, ImportError) as error:
+        return Finding(what=what, verdict="missing", detail=str(error))
+    except Exception as error:
+        logger.exception("a model does not load", extra={"model": model.id})
+        return Finding(what=what, verdict="broken", detail=f"{type(error).__name__}: {error}")
+    finally:
+        station.close()
+    handler.close()
+    return Finding(what=what, verdict="ok", detail=f"{model.title}; {model.licence}")

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from soundmill.models.errors import CardFailed
+from soundmill.models.errors import CardFailed, CardSuspect
 from soundmill.models.handler import Handler, Output, OutputFile
 from soundmill.storage.attempts import Claimed, Made, Settlement, mark_alone
 from soundmill.storage.blobs import BlobStore
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 EXIT_CARD_FAILED = 70
 """The exit status of a process that gave its card up: the supervisor blames the jobs it held."""
+
+EXIT_CARD_SUSPECT = 71
+"""The same, where the card itself may be broken: the supervisor has it checked before it is used again."""
 
 POLL_S = 0.2
 WAKES_AT_ONCE = 32  # a parent of thousands leaves the rest to the dispatcher, which knows the window
@@ -143,9 +146,9 @@ class Executor:
         """Perform, and turn whatever happens into a settlement."""
         try:
             return self._perform(attempt)
-        except CardFailed:
+        except CardFailed as error:
             logger.critical("the card failed; the process ends", extra=_named(attempt), exc_info=True)
-            os._exit(EXIT_CARD_FAILED)
+            os._exit(EXIT_CARD_SUSPECT if isinstance(error, CardSuspect) else EXIT_CARD_FAILED)
         except BaseException as error:  # noqa: BLE001 - the table knows them all
             _log_failure(attempt, error)
             return settlement_of(attempt.job, error, self._rng)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from soundmill.storage.attempts import keep
 from soundmill.storage.database import Database
 from soundmill.storage.errors import StorageUnavailable
+from soundmill.storage.leases import keep
 from soundmill.storage.rows import Worker
 from soundmill.storage.submission import upsert
 

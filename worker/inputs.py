@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from soundmill.storage.audio_fields import audio_in, with_audio
 from soundmill.storage.blobs import BlobStore
 from soundmill.storage.database import Database
 from soundmill.storage.errors import NotFound
@@ -29,18 +30,17 @@ def local_inputs(
         blobs: Where the bytes are.
         request: The handler's dataclass.
         args: The arguments of the row.
-        audio_fields: Those that name input audio.
+        audio_fields: Those that name input audio, as the catalogue has them.
 
     Raises:
         NotFound: The bytes are gone, or the other job made no audio.
     """
     with ExitStack() as stack:
-        values = dict(args)
-        for field in audio_fields:
-            if values[field] is not None:
-                sha256 = _sha256_of(database, values[field])
-                values[field] = stack.enter_context(blobs.fetch(sha256))
-        yield request(**values)
+        paths = {
+            name: stack.enter_context(blobs.fetch(_sha256_of(database, source)))
+            for name, source in audio_in(args, audio_fields).items()
+        }
+        yield request(**with_audio(args, paths))
 
 
 def _sha256_of(database: Database, source: Mapping[str, str]) -> str:

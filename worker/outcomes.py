@@ -18,7 +18,8 @@
 | Exception                   | retryable               | yes     | stays       |
 | BaseException               | retryable               | yes     | stays       |
 
-A retryable job whose budget is used up is discarded instead. The last row is for a library that
+CardSuspect is a CardFailed: the process ends with another status, and its card is checked before the
+next one starts. A retryable job whose budget is used up is discarded instead. The last row is for a library that
 calls `sys.exit`: in a thread that ends nothing, so it is an error like any other.
 """
 

@@ -2,7 +2,8 @@
 
 It never touches a device and imports no model. A child that dies is replaced, after a backoff; its
 jobs go back to their queues at once, as suspects if it died by itself. A child that is stuck is
-killed. When the supervisor dies, its children notice the closed pipe and leave.
+killed. A card that may be broken is asked for a known answer before it is used again. When the
+supervisor dies, its children notice the closed pipe and leave.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from soundmill.storage.rescue import rescue_worker
 from soundmill.storage.settings import Settings
 
 from .card import EXIT_FORSAKEN, EXIT_UNUSABLE
+from .card_check import CardCheck
 from .dispatcher import Dispatcher
+from .executor import EXIT_CARD_SUSPECT
 from .pulse import PulseReader
 
 logger = logging.getLogger(__name__)
@@ -58,6 +61,8 @@ class Child:
     stuck_since: float | None = None
     killed_by_watchdog: bool = False
     killed_before: bool = False
+    suspect: bool = False
+    check: CardCheck | None = None
     gave_up: bool = False
 
 
@@ -138,6 +143,8 @@ class Supervisor:
         self._publisher.close()
         for child in self._children:
             child.pulse.close()
+            if child.check is not None:
+                child.check.close()
 
     def _await_end(self, child: Child, until: float) -> None:
         if child.process is None:
@@ -187,7 +194,7 @@ class Supervisor:
 
     def _watch_child(self, child: Child) -> None:
         if child.process is None:
-            if not child.gave_up and time.monotonic() >= child.start_again:
+            if not child.gave_up and time.monotonic() >= child.start_again and self._is_well(child):
                 self._start_child(child)
             return
         status = child.process.poll()
@@ -195,6 +202,28 @@ class Supervisor:
             self._ended(child, status)
         elif self._is_stuck(child, child.process.pid):
             self._kill_stuck(child)
+
+    def _is_well(self, child: Child) -> bool:
+        """Whether the card may be used; a suspect one has to give a right answer first."""
+        if not child.suspect:
+            return True
+        if child.check is None:
+            try:
+                child.check = CardCheck(child.card, self._environment(child.card))
+            except OSError:
+                self._start_later(child)
+            return False
+        answer = child.check.answer()
+        if answer is None:
+            return False
+        child.check, child.suspect = None, not answer
+        if not answer:
+            logger.error(
+                "a card gives no right answer; reset it, or take it out of the worker's cards",
+                extra={"worker": child.name, "card": str(child.card)},
+            )
+            self._start_later(child)
+        return answer
 
     def _is_stuck(self, child: Child, pid: int) -> bool:
         now = time.monotonic()
@@ -226,6 +255,7 @@ class Supervisor:
         # Nobody says who sent a SIGKILL. One is an accident; a second one so soon may be a job's doing.
         self._bury(child, crashed=crashed, suspects=killed and child.killed_before and young)
         child.killed_before = killed
+        child.suspect = child.suspect or status == EXIT_CARD_SUSPECT
         if status == EXIT_UNUSABLE:
             child.gave_up = True
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from soundmill.models.handler import Output, Run
+from soundmill.models.place import Place
 from soundmill.storage.arguments import Arguments
 from soundmill.storage.catalog import Model
 
@@ -30,7 +31,7 @@ class Noop:
     request = NoopRequest
     slots = SLOTS
 
-    def load(self, card: str) -> None:
+    def load(self, place: Place) -> None:
         """Nothing to load."""
 
     def perform(self, request: NoopRequest, run: Run) -> Output:

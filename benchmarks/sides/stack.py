@@ -95,7 +95,7 @@ class Stack:
     def count(self, batch: str, state: State) -> int:
         """How many jobs of a batch are in a state."""
         with self.database.read() as connection:
-            counts = batch_counts(connection)
+            counts = batch_counts(connection, "default")
         return counts[batch][state] if batch in counts else 0
 
     def raw(self, queue: str, jobs: int) -> float:

@@ -153,14 +153,15 @@ def export(
         typer.Option(
             metavar="FORMAT",
             help="folder: all files and all that is known of them; audiofolder: a data set of one audio "
-            "file per job; jsonl: no files.",
+            "file per job, made or heard by it; jsonl: no files; acestep: captions, lyrics and audio for the "
+            "training of ACE-Step 1.5.",
         ),
     ] = Shape.FOLDER,
     role: Annotated[
         str | None,
         typer.Option(
             help="Only files of this role: audio, words, alignment, textgrid, caption, metrics, input; "
-            "default: audio for an audiofolder, else all but input and metrics."
+            "default: audio for an audiofolder and acestep, else all but input and metrics."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -201,6 +202,7 @@ def _report_export(name: str, folder: Path, found: Contents, *, as_json: bool) -
                 "kept": found.kept,
                 "bytes": found.bytes,
                 "audio_s": round(found.total_s, 3),
+                "warnings": list(found.warnings),
             }
         )
         return
@@ -211,7 +213,9 @@ def _report_export(name: str, folder: Path, found: Contents, *, as_json: bool) -
           console.hours(found.total_s))],
     )  # fmt: skip
     if found.missing:
-        console.say(f"{found.missing} completed jobs have no file of that role; see --role")
+        console.say(f"{found.missing} completed jobs have {found.lacked}")
+    for words in found.warnings:
+        console.say(words)
     if found.failed:
         console.say(f"{found.failed} jobs failed: {folder / 'failures.jsonl'} tells why")
     if found.unfinished:

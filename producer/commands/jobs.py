@@ -73,15 +73,22 @@ def show(
     context: typer.Context,
     job_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a job.")],
     save: Annotated[Path | None, typer.Option(help="Write its files into this folder.")] = None,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw its alignment into ID.png, there or in this folder.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one job: its times, attempts and files."""
+    from soundmill.producer.plotting import plot_alignment
     from soundmill.producer.saving import save_artifacts
 
     with open_producer(context) as producer:
         job = producer.get(job_id)
         attempts, artifacts = producer.attempts(job_id), producer.artifacts(job_id)
         saved = [] if save is None else save_artifacts(producer, job_id, save)
+        if plot:
+            saved.append((save or Path()) / f"{job_id}.png")
+            plot_alignment(producer, job_id, saved[-1])
         if as_json:
             console.answer_json(
                 job_json(job)

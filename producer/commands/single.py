@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +19,14 @@ from soundmill.producer.invocation import (
     job_json,
     open_producer,
     parse_arguments,
+    settings_of,
     wait_tending,
 )
 
 if TYPE_CHECKING:
     from soundmill.producer.job import Job
     from soundmill.producer.producer import Producer
+    from soundmill.storage.catalog import Model
     from soundmill.storage.listing import JobView
 
 FORMATS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".opus": "opus", ".ogg": "opus"}
@@ -32,6 +34,13 @@ MAX_TEXT_BYTES = 4 * 1024 * 1024
 WORDS_SHOWN = 40
 
 Language = Annotated[str | None, typer.Option("--language", "-l", help="Language code, such as en-us or de.")]
+CheckpointDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint-dir",
+        help="The folder of the model's weights, for the worker that is started for this command.",
+    ),
+]
 AudioFile = Annotated[Path, typer.Argument(metavar="AUDIO", help="WAV, FLAC, MP3, Ogg or AIFF.")]
 
 
@@ -59,6 +68,7 @@ def tts(
     pitch: Annotated[int | None, typer.Option(help="0 to 99; 50 is usual.")] = None,
     sample_rate: Annotated[int | None, typer.Option(help="Hertz.")] = None,
     format_: Annotated[str | None, typer.Option("--format", help="wav, flac, mp3 or opus.")] = None,
+    checkpoint_dir: CheckpointDir = None,
     set_: Arguments = None,
     as_json: AsJson = False,
 ) -> None:
@@ -76,7 +86,7 @@ def tts(
             save_artifact(producer, job.id, files["words"], words)
         return [out, *([words] if words is not None and "words" in files else [])]
 
-    job, saved = _perform(context, model, "tts", args, finish)
+    job, saved = _perform(context, model, "tts", args, finish, checkpoint_dir=checkpoint_dir)
     if as_json:
         _answer_json(job, saved)
         return
@@ -92,12 +102,13 @@ def caption(
         Path | None, typer.Option("--out", "-o", help="A folder for the files that it makes.")
     ] = None,
     model: Annotated[str, typer.Option(help="The model that listens.")] = "acoustic",
+    checkpoint_dir: CheckpointDir = None,
     set_: Arguments = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe a clip in words."""
     args = {"audio": audio.absolute()} | parse_arguments(set_)
-    job, saved = _perform(context, model, "caption", args, _saver(out), audio)
+    job, saved = _perform(context, model, "caption", args, _saver(out), audio, checkpoint_dir=checkpoint_dir)
     if as_json:
         _answer_json(job, saved)
         return
@@ -116,10 +127,17 @@ def align(
         Path | None, typer.Option("--text-file", help="A UTF-8 file with what is said.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A folder for alignment.json and the TextGrid.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="A folder for the files: JSON and TextGrid, or those that --set 'outputs=[\"srt\"]' names, of "
+            "json, textgrid, textgrid-short, srt, vtt, ass, ctm, tsv, audacity, png.",
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="The model that aligns.")] = "espeak-dtw",
     language: Language = None,
+    checkpoint_dir: CheckpointDir = None,
     set_: Arguments = None,
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +149,8 @@ def align(
         words.extend(read_words(producer, job.id, "alignment"))
         return _saver(out)(producer, job)
 
-    job, saved = _perform(context, model, "align", args | parse_arguments(set_), finish, audio)
+    args |= parse_arguments(set_)
+    job, saved = _perform(context, model, "align", args, finish, audio, checkpoint_dir=checkpoint_dir)
     if as_json:
         _answer_json(job, saved, words=words)
         return
@@ -164,16 +183,21 @@ def _perform(
     args: dict[str, Any],
     finish: Callable[[Producer, JobView], list[Path]],
     *inputs: Path,
+    checkpoint_dir: Path | None,
 ) -> tuple[JobView, list[Path]]:
     """Submit, wait and save; leave with code 1 if the job did not complete."""
     from soundmill.producer.stack import Stack
 
-    with open_producer(context) as producer:
+    with open_producer(context, **_checkpoint(context, model, checkpoint_dir)) as producer:
         # A file that somebody names on a command line of their own may be read.
-        intake = producer.open_intake(roots=[path.absolute() for path in inputs])
+        named = [*inputs, *_paths_in(args, producer.catalog.get(model, kind))]
+        intake = producer.open_intake(roots=[path.absolute() for path in named])
         job = producer.submit(model=model, kind=kind, args=args, intake=intake)
         try:
-            with Stack(producer.settings, producer.database, {model}, console.say) as stack:
+            card = "auto" if producer.catalog.get(model).needs == "models" else "cpu"
+            with Stack(producer.settings, producer.database, {model}, console.say, card=card) as stack:
+                if checkpoint_dir is not None and not stack.started:
+                    console.say(f"a worker serves {model} already, from its own checkpoint")
                 [done] = wait_tending(producer, [job.id], stack.tend)
         except BaseException:
             _give_up(job)
@@ -182,6 +206,25 @@ def _perform(
             console.fail(f"{done.error_code or done.state.value}: {failure_of(done)} (job {done.id})")
             raise typer.Exit(1)
         return done, finish(producer, done)
+
+
+def _paths_in(args: dict[str, Any], model: Model) -> Iterator[Path]:
+    """The files that `--set` gives as audio."""
+    from soundmill.storage.audio_fields import audio_in
+
+    for value in audio_in(args, model.audio_fields).values():
+        path = value.get("path") if isinstance(value, dict) else value
+        if isinstance(path, str) and path and "\x00" not in path:
+            yield Path(path)
+
+
+def _checkpoint(context: typer.Context, model: str, folder: Path | None) -> dict[str, Any]:
+    """The setting by which a worker finds the weights."""
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise typer.BadParameter(f"there is no folder {folder}", param_hint="--checkpoint-dir")
+    return {"checkpoint_dirs": {**settings_of(context).checkpoint_dirs, model: folder.absolute()}}
 
 
 def _give_up(job: Job) -> None:

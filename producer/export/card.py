@@ -22,6 +22,10 @@ _NOTES = {
         'Each line of `metadata.jsonl` is a row of the data set: `datasets.load_dataset("audiofolder", '
         "data_dir=…)` reads this folder."
     ),
+    Shape.ACESTEP: (
+        "`dataset.json` and `captions.csv` are what ACE-Step 1.5 reads, with the lyrics beside the audio; "
+        "each line of `metadata.jsonl` is a job and the tokens of what it wrote."
+    ),
     Shape.JSONL: "Each line of `metadata.jsonl` is a job; the files themselves were not exported.",
 }
 
@@ -33,9 +37,11 @@ class Contents:
     Attributes:
         models: Completed jobs by model and revision (empty where there is none).
         audio_s: Seconds of audio that they made or read, by kind.
-        missing: Completed jobs without a file of the role that was asked for.
+        missing: Completed jobs without what was asked for,
+        lacked: which is this, in words.
         copied: Files that were written by this run.
         kept: Files that an earlier run had written already.
+        warnings: Sentences about what somebody who uses the export should know.
     """
 
     completed: int = 0
@@ -52,6 +58,8 @@ class Contents:
     audio_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     first_at: float | None = None
     last_at: float | None = None
+    lacked: str = "no file of that role; see --role"
+    warnings: tuple[str, ...] = ()
 
     def complete(self, job: JobView) -> None:
         """Count a completed job."""
@@ -100,6 +108,8 @@ def written(batch: str, found: Contents, shape: Shape, catalog: Catalog) -> str:
             f"{_NOTES[shape]}",
             "Times are seconds since 1970 (UTC), durations seconds. `failures.jsonl` has the jobs that",
             f"did not complete ({found.failed}){_unfinished(found)}.",
+            *(["", "Mind before a training:", "", *(f"- {_plain(words)}" for words in found.warnings)]
+              if found.warnings else []),
             *(["", *_table(("error code", "jobs"), found.failures.most_common())] if found.failures else []),
             "",
         ]

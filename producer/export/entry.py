@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +22,30 @@ class Shape(StrEnum):
     FOLDER = "folder"  # every file of every job, and all that is known of it
     AUDIOFOLDER = "audiofolder"  # a data set that `load_dataset("audiofolder")` reads
     JSONL = "jsonl"  # no files
+    ACESTEP = "acestep"  # a data set for the training of ACE-Step
 
 
 def wanted(files: Sequence[ArtifactView], shape: Shape, role: str | None) -> list[ArtifactView]:
-    """The files of a job that belong into an export."""
-    if shape == Shape.AUDIOFOLDER:
-        return [file for file in files if file.role == (role or ROLE_OF_AUDIO)][:1]
+    """The files of a job that belong into an export.
+
+    An audio data set has what a job made or, of one that made no audio, what it read.
+    """
+    if shape in (Shape.AUDIOFOLDER, Shape.ACESTEP):
+        roles = [role] if role is not None else [ROLE_OF_AUDIO, ROLE_OF_INPUTS]
+        return [file for wanted_role in roles for file in files if file.role == wanted_role][:1]
     if role is not None:
         return [file for file in files if file.role == role]
     return [file for file in files if file.role not in (ROLE_OF_INPUTS, ROLE_OF_METRICS)]
+
+
+def heard(jobs: Iterable[JobView]) -> dict[str, str]:
+    """Of the jobs that heard the audio that another job made, the id of that one, by their own."""
+    sources = ((job.id, job.args.get("audio")) for job in jobs)
+    return {
+        job_id: audio["job"]
+        for job_id, audio in sources
+        if isinstance(audio, Mapping) and isinstance(audio.get("job"), str)
+    }
 
 
 def described(job: JobView, files: Sequence[tuple[ArtifactView, str | None]]) -> dict[str, Any]:

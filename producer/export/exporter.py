@@ -11,9 +11,9 @@ that it was interrupted or that more jobs are complete, and writes the three fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from soundmill.producer import lookup
 from soundmill.producer.batches import pages
@@ -21,6 +21,7 @@ from soundmill.storage.errors import NotFound
 from soundmill.storage.lifecycle import State
 
 from . import entry
+from .acestep import Dataset, is_looked_for
 from .card import Contents, written
 from .entry import Shape
 from .names import file_names, stems
@@ -65,6 +66,8 @@ class Exporter:
         self._role = role
         self._seen = seen
         self._contents = Contents()
+        self._dataset: Dataset | None = None
+        self._taken: set[str] | None = None  # names that later folders may not use again
 
     def run(self) -> Contents:
         """Write everything; return what it holds.
@@ -78,6 +81,9 @@ class Exporter:
         with self._producer.database.read() as connection:
             lookup.batch_of(connection, tenant, self._batch)
         self._contents = Contents()
+        if self._shape == Shape.ACESTEP:
+            self._dataset, self._taken = Dataset(self._batch), set()
+            self._contents.lacked = "no caption or no audio, and are left out of the data set"
         with self._target.held():
             with self._target.lines("metadata.jsonl") as good, self._target.lines("failures.jsonl") as bad:
                 number = 0
@@ -85,20 +91,25 @@ class Exporter:
                     self._write_page(f"{place:04}", page, good, bad)
                     number += len(page)
                     self._seen(number)
+            if self._dataset is not None:
+                self._dataset.write(self._target)
+                self._contents.warnings = tuple(self._dataset.warnings.sentences())
             card = written(self._batch, self._contents, self._shape, self._producer.catalog)
             self._target.write("README.md", card)
         return self._contents
 
     def _write_page(self, folder: str, page: Sequence[JobView], good: Lines, bad: Lines) -> None:
-        names = stems(page)
-        completed = [job.id for job in page if job.state == State.COMPLETED]
-        with self._producer.database.read() as connection:
-            tenant = self._producer.settings.tenant
-            artifacts = lookup.artifacts_of_jobs(connection, tenant, completed) if completed else {}
+        names = stems(page, self._taken)
+        if self._dataset is not None:
+            _name_inputs(self._dataset, page, folder, names)
+        artifacts = self._artifacts([job for job in page if job.state == State.COMPLETED])
         path = None
         for job in page:
             if job.state == State.COMPLETED:
                 files = entry.wanted(artifacts.get(job.id, ()), self._shape, self._role)
+                if self._dataset is not None:
+                    self._write_sample(self._dataset, job, files, (folder, names[job.id]), good, bad)
+                    continue
                 if files and self._shape != Shape.JSONL:
                     path = path or self._target.folder(folder)
                 self._write_job(job, file_names(names[job.id], files), path, good, bad)
@@ -106,6 +117,59 @@ class Exporter:
                 self._fail(job, bad)
             else:
                 self._contents.unfinished += 1
+
+    def _artifacts(self, jobs: Sequence[JobView]) -> Mapping[str, Sequence[ArtifactView]]:
+        """The files of completed jobs, by id; with the audio that they heard, where it is another job's."""
+        if not jobs:
+            return {}
+        sources = entry.heard(jobs) if self._shape in (Shape.AUDIOFOLDER, Shape.ACESTEP) else {}
+        ids = {job.id for job in jobs} | set(sources.values())
+        with self._producer.database.read() as connection:
+            found = lookup.artifacts_of_jobs(connection, self._producer.settings.tenant, ids)
+        audio = {
+            job_id: [file for file in found.get(source, ()) if file.role == entry.ROLE_OF_AUDIO]
+            for job_id, source in sources.items()
+        }
+        return {job.id: [*found.get(job.id, ()), *audio.get(job.id, ())] for job in jobs}
+
+    def _write_sample(
+        self,
+        dataset: Dataset,
+        job: JobView,
+        files: Sequence[ArtifactView],
+        place: tuple[str, str],
+        good: Lines,
+        bad: Lines,
+    ) -> None:
+        """Let a data set learn what a job found out about its audio, which is copied once."""
+        try:
+            line = self._sample_line(dataset, job, files, place)
+        except NotFound as error:
+            self._gone(job, error, bad)
+            return
+        if line is not None:
+            good.add(line)
+        self._contents.complete(job)
+
+    def _sample_line(
+        self, dataset: Dataset, job: JobView, files: Sequence[ArtifactView], place: tuple[str, str]
+    ) -> dict[str, Any] | None:
+        """The line of a job in metadata.jsonl; `None` if it adds nothing to a data set."""
+        if not files or not isinstance((job.result or {}).get("caption"), str):
+            self._contents.missing += 1
+            return None
+        audio = files[0]
+        folder, stem = dataset.place(audio.sha256, *place)
+        [(_, name)] = file_names(stem, [audio])
+        if not is_looked_for(name):
+            dataset.warnings.unread[Path(name).suffix] += 1
+            return None
+        if audio.sha256 not in dataset:
+            path = self._place(job, audio, name, self._target.folder(folder))
+            assert path is not None
+            dataset.begin(audio.sha256, path)
+        facts = dataset.learn(audio.sha256, job)
+        return entry.flat(job, dataset.path(audio.sha256)) | facts
 
     def _write_job(
         self,
@@ -118,9 +182,7 @@ class Exporter:
         try:
             paths = [(file, self._place(job, file, name, folder)) for file, name in files]
         except NotFound as error:
-            bad.add(entry.failed(job) | {"error_code": GONE, "error": str(error)})
-            self._contents.failed += 1
-            self._contents.failures[GONE] += 1
+            self._gone(job, error, bad)
             return
         if self._shape != Shape.AUDIOFOLDER:
             good.add(entry.described(job, paths))
@@ -144,7 +206,20 @@ class Exporter:
         self._contents.bytes += file.size
         return f"{folder.name}/{name}"
 
+    def _gone(self, job: JobView, error: NotFound, bad: Lines) -> None:
+        bad.add(entry.failed(job) | {"error_code": GONE, "error": str(error)})
+        self._contents.failed += 1
+        self._contents.failures[GONE] += 1
+
     def _fail(self, job: JobView, bad: Lines) -> None:
         bad.add(entry.failed(job))
         self._contents.failed += 1
         self._contents.failures[job.error_code or "(none)"] += 1
+
+
+def _name_inputs(dataset: Dataset, page: Sequence[JobView], folder: str, names: Mapping[str, str]) -> None:
+    """Name stored audio after the first job that names it, so that it is called the same when more is done."""
+    for job in page:
+        audio = job.args.get("audio")
+        if isinstance(audio, Mapping) and isinstance(audio.get("artifact"), str):
+            dataset.place(audio["artifact"], folder, names[job.id])

@@ -47,14 +47,18 @@ def safe_stem(text: str) -> str:
     return _shortened(name)
 
 
-def stems(jobs: Iterable[JobView]) -> dict[str, str]:
+def stems(jobs: Iterable[JobView], taken: set[str] | None = None) -> dict[str, str]:
     """The stems of the jobs of one folder, by id of the job: of its custom id, else of its own.
 
     They depend on the jobs and their order only, not on their states: the same export later, when
     more jobs are complete, gives the same names.
+
+    Args:
+        taken: What the jobs of earlier folders are called, folded, where names must differ from theirs;
+            the new ones join it.
     """
     found: dict[str, str] = {}
-    taken: set[str] = set()
+    taken = set() if taken is None else taken
     for job in jobs:
         stem = base = safe_stem(job.custom_id or "") or job.id
         # The end of a job's id is its random part.

@@ -88,9 +88,19 @@ class Target:
         Raises:
             NotSaved: It could not be written; what was there before stays.
         """
+        with self.text(name) as file:
+            yield Lines(file, self.root / name)
+
+    @contextmanager
+    def text(self, name: str) -> Iterator[TextIO]:
+        """A text that is written piece by piece, and appears under its name at the end of the context.
+
+        Raises:
+            NotSaved: It could not be written; what was there before stays.
+        """
         with self._unfinished(self.root / name) as (handle, _):
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                yield Lines(file, self.root / name)
+                yield file
 
     def write(self, name: str, text: str) -> None:
         """A whole text.
@@ -98,9 +108,8 @@ class Target:
         Raises:
             NotSaved: It could not be written; what was there before stays.
         """
-        with self._unfinished(self.root / name) as (handle, _):
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+        with self.text(name) as file:
+            file.write(text)
 
     @contextmanager
     def _unfinished(self, path: Path) -> Iterator[tuple[int, Path]]:

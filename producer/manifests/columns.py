@@ -194,14 +194,19 @@ def _fill_roles(found: Sorted, left: dict[str, Any], layout: Layout, model: Mode
 def _argument(role: str, model: Model) -> str | None:
     """The argument of a model that a role fills."""
     if role in ("audio", "reference"):
-        return next(iter(model.audio_fields), None)
+        return next(iter(_plain(model.audio_fields)), None)
     names = _REFERENCE_TEXTS if role == "reference_text" else (role,)
     return next((name for name in names if name in model.arguments.model_fields), None)
 
 
+def _plain(audio_fields: Collection[str]) -> list[str]:
+    """Those that a column can fill: not the ones inside a list."""
+    return [name for name in audio_fields if "." not in name]
+
+
 def _fill_audio_by_id(found: Sorted, vocabulary: Vocabulary, model: Model) -> None:
     if vocabulary.audio_by_id is not None and model.kind in ("align", "caption") and "id" in found.own:
-        for name in model.audio_fields[:1]:
+        for name in _plain(model.audio_fields)[:1]:
             found.args[name] = vocabulary.audio_by_id.format(found.own["id"])
 
 

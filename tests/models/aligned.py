@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from soundmill.models.alignment import AlignedWord, Alignment
+from soundmill.models.alignment import AlignedWord, Alignment, Doubt, Minute
 
 # Letters of one and of two columns, marks that end a sentence or a clause, and what formats may trip over.
 TOKENS = st.one_of(
@@ -38,6 +38,41 @@ def aligned(text: str, spans: Sequence[tuple[float, float]], *, duration_s: floa
         duration_s=duration_s,
         words=words,
     )
+
+
+def _part(text: str, start_s: float, end_s: float, char_start: int) -> AlignedWord:
+    return AlignedWord(
+        text=text,
+        start_s=start_s,
+        end_s=end_s,
+        score=-0.5 if end_s > start_s else 0.0,
+        aligned=end_s > start_s,
+        char_start=char_start,
+        char_end=char_start + len(text),
+        romanized=text.strip(".,!").lower(),
+    )
+
+
+def detailed() -> Alignment:
+    """An alignment of a neural aligner, with all that one may know."""
+    return Alignment(
+        model="built",
+        granularity="word",
+        frame_step_s=0.02,
+        score_convention="logarithms",
+        duration_s=2.0,
+        log_scores=True,
+        language="eng",
+        licence="CC0-1.0",
+        words=[_part("Hello,", 0.5, 0.7, 0), _part("you.", 0.7, 0.9, 7), _part("World!", 1.1, 1.6, 12)],
+        segments=[_part("Hello,\nyou.", 0.5, 0.9, 0), _part("World!", 1.1, 1.6, 12)],
+        characters=[
+            _part("He", 0.5, 0.6, 0), _part("llo", 0.6, 0.6, 2), _part(",", 0.6, 0.6, 5), _part("you.", 0.7, 0.9, 7),
+            _part("World", 1.1, 1.6, 12), _part("!", 1.6, 1.6, 17),
+        ],
+        minutes=[Minute(start_s=0.0, end_s=2.0, score=None, words=3, doubtful=1)],
+        doubtful=[Doubt(text="World!", start_s=1.1, end_s=1.6, score=-0.5, char_start=12, char_end=18)],
+    )  # fmt: skip
 
 
 def spoken_evenly(text: str, *, word_s: float = 0.4) -> Alignment:

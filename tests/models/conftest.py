@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from . import speech
 from .speech import FakeRun, Speech
 
 Speak = Callable[..., Speech]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models are several times slower with two threads, and those of two tests fight for a processor."""
+    if torch := sys.modules.get("torch"):  # imported with the tests that need it
+        torch.set_num_threads(1)
 
 
 @pytest.fixture

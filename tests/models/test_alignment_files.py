@@ -1,21 +1,27 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from praatio import textgrid
 
-from soundmill.models.alignment import AlignedWord, Alignment
-from soundmill.models.alignment_files import FORMATS, as_ctm, as_json, as_tsv, write_files
+from soundmill.models.alignment import AlignedWord, Alignment, Doubt, Minute
+from soundmill.models.alignment_files import FORMATS, as_ctm, as_json, as_labels, as_tsv, write_files
 from soundmill.storage.arguments import AlignmentFormat
 
-from .aligned import aligned, alignments
+from .aligned import aligned, alignments, detailed
 
+RECORDING = Path("not-read-without-a-picture.wav")
+PICTURE = "png"
 SPOKEN = aligned("Hello , world!", [(0.5, 0.9), (0.9, 0.9), (1.1, 1.6)], duration_s=2.0)
 
 
@@ -24,21 +30,25 @@ def test_the_catalogue_offers_exactly_the_formats_that_can_be_written() -> None:
 
 
 def test_every_format_has_a_name_and_a_role_of_its_own(tmp_path: Path) -> None:
-    files = write_files(tmp_path, SPOKEN, tuple(FORMATS))
+    formats = tuple(name for name in FORMATS if name != PICTURE)  # `test_picture.py` has that one
+    files = write_files(tmp_path, SPOKEN, formats, RECORDING)
 
     assert [(file.name, file.role) for file in files] == [
         ("alignment.json", "alignment"),
         ("alignment.TextGrid", "textgrid"),
+        ("alignment.short.TextGrid", "textgrid-short"),
         ("alignment.srt", "srt"),
         ("alignment.vtt", "vtt"),
+        ("alignment.ass", "ass"),
         ("alignment.ctm", "ctm"),
         ("alignment.tsv", "tsv"),
+        ("alignment.labels.txt", "audacity"),
     ]
     assert all(file.path.stat().st_size for file in files)
 
 
 def test_only_what_is_wanted_is_written(tmp_path: Path) -> None:
-    assert [file.name for file in write_files(tmp_path, SPOKEN, ("ctm", "vtt", "ctm"))] == [
+    assert [file.name for file in write_files(tmp_path, SPOKEN, ("ctm", "vtt", "ctm"), RECORDING)] == [
         "alignment.vtt",
         "alignment.ctm",
     ]
@@ -76,21 +86,77 @@ def test_tsv_keeps_order_words_and_times(alignment: Alignment) -> None:
 
 
 @given(alignments())
+def test_a_label_track_keeps_order_words_and_times(alignment: Alignment) -> None:
+    """As Audacity's manual has it: start, end and text on a line, separated by tabs, times in seconds."""
+    rows = list(csv.reader(io.StringIO(as_labels(alignment)), delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert [text for _, _, text in rows] == [word.text for word in alignment.words]
+    for (start, end, _), word in zip(rows, alignment.words, strict=True):
+        assert float(start) == pytest.approx(word.start_s, abs=1e-6)
+        assert float(end) == pytest.approx(word.end_s, abs=1e-6)
+
+
+def test_logarithms_become_confidences_in_ctm() -> None:
+    words = [replace(word, score=-0.25) for word in SPOKEN.words]
+    lines = as_ctm(replace(SPOKEN, words=words, log_scores=True)).splitlines()
+    assert [float(line.split(" ")[5]) for line in lines] == [round(math.exp(-0.25), 4)] * 2
+
+
+def test_lines_are_sentences_where_these_were_asked_for() -> None:
+    alignment = replace(detailed(), granularity="sentence")
+    assert as_tsv(alignment) == "start\tend\ttext\n500\t900\tHello, you.\n1100\t1600\tWorld!\n"
+    assert as_labels(alignment) == "0.500000\t0.900000\tHello, you.\n1.100000\t1.600000\tWorld!\n"
+    assert as_ctm(alignment).count("\n") == 3
+
+
+@given(alignments())
 def test_json_holds_everything(alignment: Alignment) -> None:
     document = json.loads(as_json(alignment))
     words: Sequence[AlignedWord] = [AlignedWord(**word) for word in document.pop("words")]
     assert Alignment(**document, words=words) == alignment
 
 
-@given(st.data())
-def test_praat_reads_every_word_back(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_json_holds_all_that_an_aligner_knows() -> None:
+    document = json.loads(as_json(detailed()))
+    lists: dict[str, Any] = {
+        name: [kind(**entry) for entry in document.pop(name)]
+        for name, kind in {
+            "words": AlignedWord, "segments": AlignedWord, "characters": AlignedWord, "minutes": Minute, "doubtful": Doubt,
+        }.items()
+    }  # fmt: skip
+    assert Alignment(**document, **lists) == detailed()
+
+
+def test_json_has_no_fields_of_what_a_model_does_not_know() -> None:
+    assert set(json.loads(as_json(SPOKEN))) == {
+        "model", "granularity", "frame_step_s", "score_convention", "duration_s", "words", "log_scores",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["textgrid", "textgrid-short"])
+@given(data=st.data())
+def test_praat_reads_every_word_back(
+    tmp_path_factory: pytest.TempPathFactory, form: str, data: st.DataObject
+) -> None:
     alignment = data.draw(alignments())
-    folder = tmp_path_factory.mktemp("grid")
-    write_files(folder, alignment, ("textgrid",))
-    grid = textgrid.openTextgrid(str(folder / "alignment.TextGrid"), includeEmptyIntervals=True)
+    (file,) = write_files(tmp_path_factory.mktemp("grid"), alignment, (form,), RECORDING)
+    grid = textgrid.openTextgrid(str(file.path), includeEmptyIntervals=True)
     entries = grid.getTier("words").entries
     assert " ".join(entry.label for entry in entries if entry.label) == " ".join(
         word.text for word in alignment.words
     )
     assert entries[0].start == 0
     assert entries[-1].end == pytest.approx(alignment.duration_s)
+
+
+def test_the_two_forms_of_a_textgrid_differ_and_say_the_same(tmp_path: Path) -> None:
+    files = write_files(tmp_path, detailed(), ("textgrid", "textgrid-short"), RECORDING)
+    long, short = (file.path.read_text("utf-8") for file in files)
+    assert "intervals [1]" in long
+    assert "intervals [1]" not in short
+    first, second = (textgrid.openTextgrid(str(file.path), includeEmptyIntervals=False) for file in files)
+    assert first.tierNames == second.tierNames == ("segments", "words", "characters")
+    assert [first.getTier(name).entries for name in first.tierNames] == [
+        second.getTier(name).entries for name in second.tierNames
+    ]
+    assert [entry.label for entry in first.getTier("segments").entries] == ["Hello, you.", "World!"]
+    assert [entry.label for entry in first.getTier("characters").entries] == ["He llo ,", "you.", "World !"]

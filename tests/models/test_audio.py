@@ -111,6 +111,14 @@ def refusal(path: Path, **limits: float) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize("format", sorted(MEDIA_TYPES))
+def test_what_is_read_in_blocks_is_what_is_read_at_once(tmp_path: Path, format: str) -> None:
+    path = written(tmp_path / "a", noise(3 * 48000), format, 48000)
+    whole = soundfile.read(path, dtype="float32", always_2d=True)[0]
+
+    np.testing.assert_allclose(np.concatenate(list(blocks(path, block_s=0.3))), whole, atol=1e-6)
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.wav")
 

@@ -15,6 +15,7 @@ from praatio import textgrid
 from soundmill.models import espeak_dtw
 from soundmill.models.errors import Cancelled, InputError, ModelUnavailable
 from soundmill.models.espeak_dtw import EspeakDtw, Request
+from soundmill.models.station import Station
 from soundmill.storage.arguments import DtwArguments
 
 from .conftest import Speak
@@ -44,7 +45,7 @@ TEXTS = (
 @pytest.fixture(scope="module")
 def handler() -> Iterator[EspeakDtw]:
     model = EspeakDtw()
-    model.load("cpu:0")
+    model.load(Station("cpu:0").place())
     yield model
     model.close()
 

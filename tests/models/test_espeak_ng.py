@@ -14,6 +14,7 @@ import soundfile
 from soundmill.models.audio import MEDIA_TYPES
 from soundmill.models.errors import Cancelled, InputError, ModelUnavailable
 from soundmill.models.espeak_ng import EspeakNg, Request
+from soundmill.models.station import Station
 from soundmill.models.words import speakable
 from soundmill.storage.arguments import EspeakArguments
 
@@ -23,7 +24,7 @@ from .speech import FakeRun
 @pytest.fixture(scope="module")
 def handler() -> Iterator[EspeakNg]:
     model = EspeakNg()
-    model.load("cpu:0")
+    model.load(Station("cpu:0").place())
     yield model
     model.close()
 

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill.models.words import Mark, Span, cut_pieces, speakable, split_words, time_words
+from soundmill.models.words import (
+    Mark,
+    Span,
+    cut_pieces,
+    speakable,
+    split_sentences,
+    split_words,
+    time_words,
+)
 
 TEXT = st.text(min_size=1, max_size=200)
 
@@ -144,3 +152,24 @@ def test_spans_never_overlap_nor_leave_the_audio(text: str, places: list[tuple[i
     assert edges == sorted(edges)
     assert all(0 <= edge <= 1000 for edge in edges)
     assert all(span.spoken == (span.end > span.start) for span in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two! “Three?” Four", ["One.", "Two!", "“Three?”", "Four"]),
+        ("no end", ["no end"]),
+        ("你好。再见！", ["你好。", "再见！"]),
+        ("A heading\n\nIts text, 3.5 long.", ["A heading", "Its text, 3.5 long."]),
+        (" \n", []),
+    ],
+)
+def test_sentences_end_behind_their_marks(text: str, expected: list[str]) -> None:
+    assert [sentence.text for sentence in split_sentences(text)] == expected
+
+
+@given(TEXT)
+def test_sentences_hold_all_but_white_space_in_order(text: str) -> None:
+    found = split_sentences(text)
+    assert [text[part.char_start : part.char_end] for part in found] == [part.text for part in found]
+    assert "".join("".join(part.text.split()) for part in found) == "".join(text.split())

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from soundmill.models.errors import CardFailed, InputError, OutOfMemory
 from soundmill.models.handler import Output, OutputFile, Run
+from soundmill.models.place import Place
 from soundmill.storage.arguments import Arguments
 from soundmill.storage.catalog import Model
 
@@ -51,9 +52,8 @@ class Drill:
     request = DrillRequest
     slots = 8
 
-    def load(self, card: str) -> None:
+    def load(self, place: Place) -> None:
         """Nothing to load."""
-        self.card = card
 
     def perform(self, request: DrillRequest, run: Run) -> Output:
         """Step, then do what the request says."""

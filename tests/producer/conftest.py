@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from .playing import write_tone
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str) -> Settings:
+def settings(tmp_path: Path, job_table_url: str) -> Settings:
     """The settings of an empty host, once with SQLite and once with PostgreSQL."""
-    return Settings(state_dir=tmp_path / "state", database_url=database_url, input_roots=(tmp_path / "in",))
+    return Settings(state_dir=tmp_path / "state", database_url=job_table_url, input_roots=(tmp_path / "in",))
 
 
 @pytest.fixture
@@ -28,9 +29,12 @@ def producer(settings: Settings) -> Iterator[Producer]:
 
 
 @pytest.fixture
-def small_settings(tmp_path: Path) -> Settings:
+def small_settings(tmp_path: Path, sqlite_template: Path) -> Settings:
     """The settings of an empty host with SQLite."""
-    return Settings(state_dir=tmp_path / "state", input_roots=(tmp_path / "in",))
+    settings = Settings(state_dir=tmp_path / "state", input_roots=(tmp_path / "in",))
+    settings.state_dir.mkdir()
+    shutil.copy(sqlite_template, settings.database_url.removeprefix("sqlite:///"))
+    return settings
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 from soundmill.producer import Producer, cli, console
 from soundmill.producer.cli import build_app
 from soundmill.producer.saving import safe_name
+from soundmill.storage.arguments import AlignmentFormat
 from soundmill.storage.lifecycle import State
 
 from .playing import finish, finish_with_file, serve
@@ -221,3 +223,10 @@ def test_what_a_terminal_would_obey_is_not_printed(producer: Producer) -> None:
 )
 def test_a_file_name_never_leaves_its_folder(given: str, safe: str) -> None:
     assert safe_name(given) == safe
+
+
+def test_the_help_of_align_names_every_form_of_output() -> None:
+    words = CliRunner().invoke(build_app(), ["align", "--help"]).stdout
+    unwrapped = re.sub(r"[│\s]+", "", words)
+
+    assert ",".join(get_args(AlignmentFormat)) in unwrapped

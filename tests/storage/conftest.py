@@ -1,8 +1,4 @@
-"""What the tests of the job table share; the builders are in `jobs.py`.
-
-Making a database costs more than most tests. So on PostgreSQL they share one, which is emptied in
-between, and on SQLite each gets a copy of a file. `fresh_database` is for those that change the tables.
-"""
+"""What the tests of the job table share; the builders are in `jobs.py`, and `job_table.py` makes the tables."""
 
 from __future__ import annotations
 
@@ -11,32 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from soundmill.storage.database import Database
-from soundmill.storage.rows import Base
 from soundmill.storage.schema import migrate
 
+from ..job_table import empty
 from ..postgres import PostgresServer
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("template") / "jobs.db"
-    database = Database(f"sqlite:///{file}")
-    migrate(database)
-    database.close()
-    return file
-
-
-@pytest.fixture(scope="session")
-def shared_postgres_url(postgres_session: PostgresServer) -> Iterator[str]:
-    name = postgres_session.create_database()
-    database = Database(postgres_session.url(name))
-    migrate(database)
-    database.close()
-    yield postgres_session.url(name)
-    postgres_session.drop_database(name)
 
 
 @pytest.fixture
@@ -49,12 +25,8 @@ def sqlite(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def postgres(shared_postgres_url: str, postgres_server: PostgresServer) -> Iterator[Database]:
     """A job table on PostgreSQL, for what only a server with many writers can show."""
-    for database in _opened(shared_postgres_url):
-        with database.write() as connection:
-            for table in reversed(Base.metadata.sorted_tables):
-                connection.execute(table.delete())
-            connection.execute(text("SELECT setval('jobs_seq_seq', 1, false)"))
-        yield database
+    empty(shared_postgres_url)
+    yield from _opened(shared_postgres_url)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections import Counter
 from functools import partial
 
 from sqlalchemy import func, select
 
-from soundmill.storage.attempts import claim, settle
+from soundmill.storage.attempts import Claimed, Claims, claim, claim_and_settle, settle
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import cancel, retry
 from soundmill.storage.errors import StateConflict
+from soundmill.storage.leases import keep
 from soundmill.storage.lifecycle import FAILED, State
 from soundmill.storage.rescue import release_forgotten, rescue_expired, wake_due
 from soundmill.storage.rows import Attempt, Job, JobParent
@@ -90,6 +92,67 @@ class Crowd:
             wakes = pick(connection, {("espeak-ng", 6): 5})
         self.database.retrying(lambda c: mark_published(c, self.database, wakes))
         self.database.retrying(lambda c: take_turns(c, wakes))
+
+
+class Hall:
+    """What goes on all the time around one worker, each in a thread; nobody does anything again."""
+
+    def __init__(self, database: Database, ids: list[str]) -> None:
+        self.database = database
+        self.ids = ids
+        self.finished = threading.Event()
+
+    def groups(self, seed: int) -> None:
+        """Claims and settles together, as a worker's ledger writes them."""
+        rng, held = random.Random(seed), dict[str, Claimed]()
+        for start in range(0, len(self.ids), 8):
+            wanted = Claims(ids=self.ids[start : start + 8], worker="w", card=CARD, lease_s=30)
+            ends = [ending(job, rng.choice(ENDS)) for job in held.values()]
+            with self.database.write() as connection:
+                held, _ = claim_and_settle(connection, self.database, wanted, ends)
+
+    def heartbeat(self) -> None:
+        while not self.finished.is_set():
+            attempts = {(id_, 1): None for id_ in self.ids}
+            with self.database.write() as connection:
+                keep(connection, self.database, attempts, worker="w", lease_s=30)
+
+    def dispatch(self) -> None:
+        while not self.finished.is_set():
+            with self.database.read() as connection:
+                wakes = pick(connection, {("espeak-ng", 6): 50})
+            with self.database.write() as connection:
+                mark_published(connection, self.database, wakes)
+            with self.database.write() as connection:
+                take_turns(connection, wakes)
+
+    def decide(self) -> None:
+        rng = random.Random(0)
+        while not self.finished.is_set():
+            ids = rng.sample(self.ids, 6)
+            with self.database.write() as connection:
+                cancel(connection, self.database, ids)
+
+    def submit(self) -> None:
+        rng = random.Random(1)
+        while not self.finished.is_set():
+            jobs = [new_job(batch=batch) for batch in rng.sample("abcd", k=3)]
+            with self.database.write() as connection:
+                accept(connection, self.database, jobs)
+
+
+def test_whatever_goes_on_around_a_worker_no_two_wait_for_each_other_in_a_circle(postgres: Database) -> None:
+    with postgres.write() as connection:
+        jobs = [new_job(batch=batch) for batch in random.Random(2).choices("abcd", k=600)]
+        accept(connection, postgres, jobs)
+    hall = Hall(postgres, [job.id for job in jobs])
+    around = [Background(work) for work in (hall.heartbeat, hall.dispatch, hall.decide, hall.submit)]
+    for worker in [Background(partial(hall.groups, seed)) for seed in range(2)]:
+        worker.result()
+    hall.finished.set()
+    for thread in around:
+        thread.result()
+    assert_counters_are_true(postgres)
 
 
 def test_a_crowd_leaves_a_table_that_adds_up(database: Database) -> None:

@@ -190,3 +190,33 @@ def test_no_password_is_shown_printed_or_put_into_an_error() -> None:
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_choices_for_models_reach_another_process_whatever_their_folders_are_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / "a, b; c=d"
+    monkeypatch.setenv("SOUNDMILL_MODEL_OPTIONS", "csm-1b:slots=8,share=0.5,dtype=bf16;other:flow_steps=12")
+    monkeypatch.setenv("SOUNDMILL_CHECKPOINT_DIRS", f"csm-1b={tmp_path}/csm")
+    settings = load_settings()
+    assert settings.model_options["csm-1b"].slots == 8
+    assert settings.model_options["other"].extra == {"flow_steps": "12"}
+    assert settings.checkpoint_of("csm-1b") == tmp_path / "csm"
+    assert settings.checkpoint_of("other") == settings.models_dir / "other"
+
+    given = load_settings({"checkpoint_dirs": {"csm-1b": odd}})
+    for name, value in given.environment().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().model_options == settings.model_options
+    assert load_settings().checkpoint_dirs == {"csm-1b": odd}
+
+
+def test_choices_for_models_may_stand_in_the_file() -> None:
+    Path("soundmill.toml").write_text(
+        'models_dir = "weights"\n[model_options.csm-1b]\nslots = 4\nflow_steps = 12\ncheckpoint = "/srv/csm"\n'
+    )
+    settings = load_settings()
+    assert settings.models_dir == Path("weights").absolute()
+    assert settings.model_options["csm-1b"].slots == 4
+    assert settings.model_options["csm-1b"].extra == {"flow_steps": "12"}
+    assert settings.checkpoint_of("csm-1b") == Path("/srv/csm")

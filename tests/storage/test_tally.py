@@ -21,7 +21,7 @@ def test_moves_are_written_once_for_each_batch(database: Database) -> None:
         tally.move("default/b", State.AVAILABLE, State.EXECUTING)
         tally.write(connection)
     with database.read() as connection:
-        counts = batch_counts(connection)
+        counts = batch_counts(connection, "default")
 
     assert (counts["a"][State.SCHEDULED], counts["a"][State.AVAILABLE]) == (1, 3)
     assert (counts["b"][State.AVAILABLE], counts["b"][State.EXECUTING]) == (0, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.models.handler import Output, OutputFile, Run
+from soundmill.models.place import Place
 from soundmill.storage.arguments import Arguments, AudioInput
 from soundmill.storage.attempts import Claimed
 from soundmill.storage.blobs import LocalBlobStore
@@ -53,7 +54,7 @@ class Puppet:
         self.work = work
         self.requests: list[PuppetRequest] = []
 
-    def load(self, card: str) -> None:
+    def load(self, place: Place) -> None:
         """Nothing to load."""
 
     def perform(self, request: PuppetRequest, run: Run) -> Output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,17 +24,18 @@ def _drill_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def database(job_table_url: str) -> Iterator[Database]:
     """A job table, once on SQLite and once on PostgreSQL."""
-    database = Database(database_url)
+    database = Database(job_table_url)
     migrate(database)
     yield database
     database.close()
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Database]:
+def sqlite(tmp_path: Path, sqlite_template: Path) -> Iterator[Database]:
     """A job table on SQLite, for what is the same on both; it gives up a lock soon."""
+    shutil.copy(sqlite_template, tmp_path / "jobs.db")
     database = Database(f"sqlite:///{tmp_path}/jobs.db", busy_s=0.2)
     migrate(database)
     yield database

@@ -68,9 +68,9 @@ class Stack:
 
     # -- processes ---------------------------------------------------------------------------------
 
-    def start(self, *cards: str, flower: bool = False, wait: bool = True) -> None:
+    def start(self, *cards: str, flower: bool = False, wait: bool = True, model: str = "drill") -> None:
         """Run `up`; with `wait`, until every card has reported itself."""
-        command = [sys.executable, "-m", "soundmill.worker", "up", "--ephemeral", "--model", "drill"]
+        command = [sys.executable, "-m", "soundmill.worker", "up", "--ephemeral", "--model", model]
         command += ["--flower" if flower else "--no-flower"]
         names = cards or ("cpu:0", "cpu:1")
         command += [part for card in names for part in ("--card", card)]

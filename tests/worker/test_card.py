@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from soundmill.models.errors import ModelUnavailable
+from soundmill.models.place import Place
+from soundmill.models.station import Station
 from soundmill.storage.arguments import Arguments
 from soundmill.storage.catalog import Catalog, Model
+from soundmill.storage.model_settings import ModelSettings
 from soundmill.storage.settings import Settings
 from soundmill.worker.card import _ended, card_lock, load_handlers
 from soundmill.worker.errors import CardBusy, ChildFailed
+from soundmill.worker.pulse import Pulse
 
 HERE = "tests_of_card"
 
@@ -70,16 +74,16 @@ def test_a_killed_process_leaves_its_card(settings: Settings) -> None:
 class Loads:
     """A handler that loads."""
 
-    card = ""
+    place: Place
 
-    def load(self, card: str) -> None:
-        self.card = card
+    def load(self, place: Place) -> None:
+        self.place = place
 
 
 class Misses:
     """A handler that lacks something."""
 
-    def load(self, card: str) -> None:
+    def load(self, place: Place) -> None:
         raise ModelUnavailable("its weights are missing; run: soundmill models pull misses")
 
 
@@ -95,17 +99,28 @@ def _handlers_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
 
 
-def test_a_model_that_cannot_be_loaded_is_left_out() -> None:
-    handlers: dict[str, Any] = dict(load_handlers(catalog("Loads", "Misses"), ["Misses", "Loads"], "cpu:3"))
+def load(settings: Settings, *names: str) -> dict[str, Any]:
+    return dict(load_handlers(catalog(*names), names, Station("cpu:3"), settings, Pulse(None)))
+
+
+def test_a_model_that_cannot_be_loaded_is_left_out(settings: Settings) -> None:
+    handlers = load(settings, "Misses", "Loads")
     assert handlers.keys() == {"Loads"}
-    assert handlers["Loads"].card == "cpu:3"
+    assert handlers["Loads"].place.card == "cpu:3"
 
 
-def test_a_card_that_can_serve_nothing_says_what_is_missing() -> None:
+def test_a_model_gets_what_the_operator_chose(tmp_path: Path) -> None:
+    chosen = {"Loads": ModelSettings(slots=8, dtype="fp32", checkpoint=tmp_path, extra={"flow_steps": "12"})}
+    options = load(Settings(state_dir=tmp_path, model_options=chosen), "Loads")["Loads"].place.options
+    assert (options.slots, options.dtype, options.graphs) == (8, "fp32", "auto")
+    assert (options.checkpoint, options.extra) == (tmp_path, {"flow_steps": "12"})
+
+
+def test_a_card_that_can_serve_nothing_says_what_is_missing(settings: Settings) -> None:
     with pytest.raises(
         ChildFailed, match="Misses: its weights are missing; run: soundmill models pull misses"
     ):
-        load_handlers(catalog("Misses"), ["Misses"], "cpu:0")
+        load(settings, "Misses")
 
 
 def test_the_end_of_the_supervisors_pipe_is_noticed_at_once() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
-from soundmill.storage.attempts import keep
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import set_paused
 from soundmill.storage.errors import StorageUnavailable
+from soundmill.storage.leases import keep
 from soundmill.storage.lifecycle import State
 from soundmill.storage.queue import Publisher
 from soundmill.storage.rows import Worker

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from soundmill.models.errors import InputError, OutOfMemory
+from soundmill.models.errors import CardFailed, CardSuspect, InputError, OutOfMemory
 from soundmill.models.handler import Output, OutputFile, Run
+from soundmill.storage.attempts import claim_and_settle
 from soundmill.storage.database import Database
 from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import artifacts_of, attempts_of
 from soundmill.storage.rows import Artifact, Attempt
-from soundmill.worker.executor import EXIT_CARD_FAILED, WAKES_AT_ONCE, Ending, Report
+from soundmill.worker.executor import EXIT_CARD_FAILED, EXIT_CARD_SUSPECT, WAKES_AT_ONCE, Ending, Report
 
 from ..storage.jobs import (
     Background,
@@ -206,20 +207,22 @@ def test_an_error_is_written_down_as_the_table_says(
     assert_counters_are_true(database)
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(CardFailed("smoke"), EXIT_CARD_FAILED), (CardSuspect("HBM MULTI BIT ECC ERROR"), EXIT_CARD_SUSPECT)],
+)
 def test_a_failed_card_ends_the_process_and_leaves_the_row_to_the_supervisor(
-    sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: CardFailed, status: int, sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from soundmill.models.errors import CardFailed
-
     class Left(Exception):
         """The process would have ended here."""
 
-    def leave(status: int) -> None:
-        assert status == EXIT_CARD_FAILED
+    def leave(with_status: int) -> None:
+        assert with_status == status
         raise Left
 
     monkeypatch.setattr("os._exit", leave)
-    with bench_on(sqlite, tmp_path, raising(CardFailed("smoke"))) as bench:
+    with bench_on(sqlite, tmp_path, raising(error)) as bench:
         id_ = bench.submit()
         with pytest.raises(Left):
             bench.executor.execute(id_)
@@ -263,12 +266,14 @@ def test_two_files_of_one_name_are_the_end_of_their_job(sqlite: Database, tmp_pa
 def test_a_settlement_that_no_database_takes_is_given_up_instead_of_tried_for_ever(
     sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> None:
-        raise ValueError("no table")
+    def refuse(connection: Any, database: Any, claims: Any, settlements: Any) -> Any:
+        if settlements:
+            raise ValueError("no table")
+        return claim_and_settle(connection, database, claims, settlements)
 
     with bench_on(sqlite, tmp_path) as bench:
         id_ = bench.submit()
-        monkeypatch.setattr(bench.ledger, "_settle", refuse)
+        monkeypatch.setattr("soundmill.worker.ledger.claim_and_settle", refuse)
         assert bench.executor.execute(id_) == Report(ending=Ending.NOTHING)
         assert len(bench.attempts) == 0
 

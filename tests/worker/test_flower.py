@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ import pytest
 
 from soundmill.storage.lifecycle import State
 
+from ..ports import free_port
 from .conftest import StackMaker
 from .running import Stack, told, until
 
@@ -54,12 +54,6 @@ class Page:
         except OSError:
             return False
         return True
-
-
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from soundmill.storage.lifecycle import State
 from soundmill.storage.settings import Settings
 from soundmill.worker import supervisor as module
 from soundmill.worker.card import EXIT_FORSAKEN, EXIT_UNUSABLE
-from soundmill.worker.executor import EXIT_CARD_FAILED
+from soundmill.worker.executor import EXIT_CARD_FAILED, EXIT_CARD_SUSPECT
 from soundmill.worker.supervisor import BACKOFF_MOST_S, Child, OomWatch, Supervisor, _crashed, _is_stopped
 
 from ..storage.jobs import see, submit, take
@@ -38,6 +38,7 @@ from .running import until
         (EXIT_UNUSABLE, False),
         (EXIT_FORSAKEN, False),
         (EXIT_CARD_FAILED, True),
+        (EXIT_CARD_SUSPECT, True),
         (1, True),
         (-signal.SIGSEGV, True),
         (-signal.SIGABRT, True),
@@ -156,6 +157,53 @@ def test_a_child_that_cannot_be_started_is_tried_again(
     assert supervisor._children[0].process is None
     assert supervisor._children[0].start_again > time.monotonic()
     supervisor.stop()
+
+
+class Answers:
+    """Checks of a card that answer what they are told to, after one look."""
+
+    def __init__(self, *answers: bool) -> None:
+        self.answers, self.asked, self.looks = list(answers), 0, 0
+
+    def __call__(self, card: Card, environment: Any) -> Answers:
+        assert environment["SOUNDMILL_BROKER_URL"]
+        self.asked += 1
+        return self
+
+    def answer(self) -> bool | None:
+        self.looks += 1
+        return None if self.looks % 2 else self.answers.pop(0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_suspect_card_has_to_answer_before_it_is_used_again(
+    pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = Answers(False, True)
+    monkeypatch.setattr(module, "CardCheck", answers)
+    monkeypatch.setattr(module, "BACKOFF_MOST_S", 0.2)
+    child = pretender._children[0]
+    child.backoff_s = 0.1
+    pretender.command = f"import sys; sys.exit({EXIT_CARD_SUSPECT})"
+    watch_until(pretender, lambda: child.suspect)
+    pretender.command = "import time; time.sleep(60)"
+    watch_until(pretender, lambda: answers.asked == 2)
+    assert (child.process, child.suspect) == (None, True)
+    watch_until(pretender, lambda: child.process is not None)
+    assert (child.suspect, child.check) == (False, None)
+    assert answers.answers == []
+
+
+def test_a_card_that_failed_otherwise_is_used_again_unasked(
+    pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = Answers()
+    monkeypatch.setattr(module, "CardCheck", answers)
+    pretender.command = f"import sys; sys.exit({EXIT_CARD_FAILED})"
+    watch_until(pretender, lambda: pretender._children[0].backoff_s > 1)
+    assert answers.asked == 0
 
 
 def test_the_jobs_of_a_dead_child_are_available_at_once(pretender: Pretender, sqlite: Database) -> None:

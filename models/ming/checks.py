@@ -1,0 +1,160 @@
+"""What a checkpoint says about itself: the questions that only the published weights can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from .config import EXECUTED_ENCODER_LAYERS, MingConfig
+from .layout import AGGREGATOR, DECODER, ENCODER, FLOW, LLM, layout
+from .prompt import SPEECH, PromptWriter
+from .tokenizer import MingTokenizer
+from .weights import FILE_NAME, opened
+
+_INITIAL_SPREAD = 0.02  # of transformers' Qwen2
+_OUTLIER = 7.0  # standard deviations; a few in a million normals lie beyond five
+
+_PUBLISHED_START = 151706  # the id of <audio> in the published vocabulary
+_KNOWN_TEXT = "今天天气很好，hello world."
+_KNOWN_IDS = (100644, 104307, 101243, 3837, 14990, 1879, 13)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """An answer.
+
+    Attributes:
+        question: What was looked at.
+        as_expected: Whether it is what this program relies on.
+        answer: A sentence, with what to do where it is not.
+    """
+
+    question: str
+    as_expected: bool
+    answer: str
+
+
+def examine(folder: Path) -> tuple[Finding, ...]:
+    """Ask all questions of a checkpoint folder.
+
+    Raises:
+        ModelUnavailable: It cannot be loaded at all.
+    """
+    config = MingConfig.load(folder)
+    # The whole encoder, whether its layers run or not.
+    whole = MingConfig.load(folder, encoder_layers=config.audio.encoder.layers)
+    with opened(folder, whole, dtype=torch.float32, device="cpu"):
+        pass  # names and shapes of what is needed
+    with safetensors.safe_open(folder / FILE_NAME, framework="pt") as tensors:
+        return (
+            _names(set(tensors.keys()), config),
+            _head(tensors),
+            encoder_depth(tensors, config),
+            _frequencies(tensors, config),
+            _window(tensors, config),
+            _tokens(PromptWriter(MingTokenizer(folder)), MingTokenizer(folder)),
+        )
+
+
+def encoder_depth(tensors: Any, config: MingConfig) -> Finding:
+    """Whether the layers of the audio encoder that the published run leaves out were ever trained.
+
+    Untouched ones have norms of exactly 1, biases of exactly 0, and normal matrices of spread 0.02.
+    """
+    layers = range(EXECUTED_ENCODER_LAYERS, config.audio.encoder.layers)
+    trained = [layer for layer in layers if not all(_untouched(tensors, f"{ENCODER}encoder.layers.{layer}."))]
+    if not trained:
+        answer = f"layers {layers.start} and above were never trained: encoder_layers={layers.start} is right"
+    else:
+        answer = (
+            f"layers {', '.join(map(str, trained))} were trained: listen to a prompt that is encoded and decoded"
+            f" with encoder_layers={layers.start} and with {layers.stop}, and keep the cleaner one"
+        )
+    return Finding(question="depth of the audio encoder", as_expected=not trained, answer=answer)
+
+
+def _untouched(tensors: Any, prefix: str) -> Iterator[bool]:
+    for name in tensors.keys():  # noqa: SIM118 - no dict
+        if name.startswith(prefix):
+            value = tensors.get_tensor(name).float()
+            if "layernorm" in name:
+                yield bool((value == 1).all())
+            elif name.endswith("bias"):
+                yield bool((value == 0).all())
+            else:
+                spread = value.std().item()
+                yield abs(spread / _INITIAL_SPREAD - 1) < 0.1 and value.abs().max().item() < _OUTLIER * spread
+
+
+def _names(found: set[str], config: MingConfig) -> Finding:
+    missing, spare = layout(config).keys() - found, found - layout(config).keys()
+    shown = ", ".join(sorted(missing | spare)[:3])
+    return Finding(
+        question="names of the tensors",
+        as_expected=not (missing or spare),
+        answer=f"{len(missing)} are missing and {len(spare)} unknown: {shown}"
+        if missing or spare
+        else "they are those of the published layout",
+    )
+
+
+def _head(tensors: Any) -> Finding:
+    names = set(tensors.keys())
+    head, embedding = "model.lm_head.weight", f"{LLM}embed_tokens.weight"
+    same = head not in names or torch.equal(tensors.get_tensor(head), tensors.get_tensor(embedding))
+    return Finding(
+        question="head of the vocabulary",
+        as_expected=same,
+        answer="it is the embedding"
+        if same
+        else "it differs from the embedding; text cannot be written with it",
+    )
+
+
+def _frequencies(tensors: Any, config: MingConfig) -> Finding:
+    same = True
+    for prefix, size in ((FLOW, config.flow), (AGGREGATOR, config.aggregator)):
+        expected = 10_000.0 ** (-torch.arange(0, size.head_size, 2, dtype=torch.float32) / size.head_size)
+        same &= _stored(tensors, f"{prefix}rotary_embed.inv_freq", expected, rtol=1e-5)
+    return Finding(
+        question="frequencies of the rotations",
+        as_expected=same,
+        answer="base 10,000" if same else "they are not those of base 10,000; the flow network will be wrong",
+    )
+
+
+def _window(tensors: Any, config: MingConfig) -> Finding:
+    hann = torch.hann_window(config.audio.n_fft)
+    same = _stored(tensors, f"{DECODER}head.istft.window", hann, rtol=1e-2)
+    return Finding(
+        question="window of the synthesis",
+        as_expected=same,
+        answer="a periodic Hann window" if same else "it is no Hann window; the audio will be wrong",
+    )
+
+
+def _stored(tensors: Any, name: str, expected: Tensor, *, rtol: float) -> bool:
+    if name not in set(tensors.keys()):
+        return True
+    return bool(torch.allclose(tensors.get_tensor(name).float(), expected, rtol=rtol, atol=1e-6))
+
+
+def _tokens(writer: PromptWriter, tokenizer: MingTokenizer) -> Finding:
+    question = "ids of the tokenizer"
+    if tokenizer.control("<audio>") != _PUBLISHED_START:
+        return Finding(question=question, as_expected=False, answer="it is not the published vocabulary")
+    ids = writer.write(SPEECH, _KNOWN_TEXT).ids
+    same = any(ids[at : at + len(_KNOWN_IDS)] == _KNOWN_IDS for at in range(len(ids)))
+    return Finding(
+        question=question,
+        as_expected=same,
+        answer="a known text has its known ids"
+        if same
+        else "a known text has other ids; speech will be wrong",
+    )
