@@ -166,7 +166,7 @@ class Quiet:
         scratch.mkdir(parents=True, exist_ok=True)
         self.scratch = scratch
 
-    def checkpoint(self, progress: float | None = None) -> None:
+    def checkpoint(self, progress: float | None = None, made: Any = None) -> None:
         """Go on."""
 
     @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .handler import Handler
+from .handler import Counts, Handler
 from .place import ModelOptions
 from .station import Station
 
@@ -156,7 +156,7 @@ class _Run:
         self.scratch = scratch
         self.seconds: dict[str, float] = defaultdict(float)
 
-    def checkpoint(self, progress: float | None = None) -> None:
+    def checkpoint(self, progress: float | None = None, made: Counts | None = None) -> None:
         """Go on."""
 
     @contextmanager

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .place import Place
 
 
+Counts = Mapping[str, float | int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
     """A file that the handler wrote into the run's scratch folder.
@@ -55,7 +58,7 @@ class Run(Protocol):
         It is removed after the attempt, whatever became of it.
         """
 
-    def checkpoint(self, progress: float | None = None) -> None:
+    def checkpoint(self, progress: float | None = None, made: Counts | None = None) -> None:
         """Say that the work goes on, and learn whether it still should.
 
         Call it at every step, at least every half second: the watchdog ends a process whose
@@ -63,6 +66,8 @@ class Run(Protocol):
 
         Args:
             progress: The share done so far, 0 to 1; `None` leaves it as it was.
+            made: What there is so far, under the names that the metrics will have (`frames`,
+                `audio_s`); `None` leaves it as it was.
 
         Raises:
             Interrupted: One of its four kinds; let it pass.

@@ -138,6 +138,7 @@ def _claim_statement(dialect: str) -> Update:
             started_at=bindparam("now"),
             lease_until=bindparam("until"),
             progress=None,
+            metrics=None,
             cancel_requested_at=None,
         )
     )

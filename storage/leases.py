@@ -6,11 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, case, select, update
+from sqlalchemy import Connection, case, literal, select, update
 
 from .database import Database
+from .jsontype import Json
 from .lifecycle import State
 from .rows import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an attempt is.
+
+    Attributes:
+        share: The part that is done, 0 to 1.
+        made: What there is so far, such as frames and seconds of audio. Until the job is settled it
+            stands in the place of the metrics.
+    """
+
+    share: float | None = None
+    made: Mapping[str, float | int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +39,7 @@ class Kept:
 def keep(
     connection: Connection,
     database: Database,
-    attempts: Mapping[tuple[str, int], float | None],
+    attempts: Mapping[tuple[str, int], Progress],
     *,
     worker: str,
     lease_s: float,
@@ -39,10 +54,13 @@ def keep(
         lease_s: How long from now.
     """
     ids = sorted(job for job, _ in attempts)
-    progress = {job: share for (job, _), share in attempts.items() if share is not None}
+    shares = {job: said.share for (job, _), said in attempts.items() if said.share is not None}
+    made = {job: literal(dict(said.made), Json()) for (job, _), said in attempts.items() if said.made}
     values: dict[str, Any] = {"lease_until": database.now() + lease_s}
-    if progress:
-        values["progress"] = case(progress, value=Job.id, else_=Job.progress)
+    if shares:
+        values["progress"] = case(shares, value=Job.id, else_=Job.progress)
+    if made:
+        values["metrics"] = case(made, value=Job.id, else_=Job.metrics)
     # In the order in which the settles of the same process, and whoever cancels, lock them.
     held_here = (
         select(Job.id)

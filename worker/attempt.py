@@ -7,10 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from soundmill.models.errors import Cancelled, DeadlineExceeded, Interrupted, LeaseLost, ShuttingDown
+from soundmill.models.handler import Counts
 from soundmill.storage.attempts import Claimed
+from soundmill.storage.leases import Progress
 
 from .pulse import Pulse
 
@@ -25,7 +28,7 @@ class Attempt:
     Attributes:
         job: The row as it was claimed.
         scratch: The attempt's own folder; set before the handler runs.
-        progress: The share done so far, if the handler says so.
+        progress: How far it is, as far as the handler says so.
         seconds: How long each phase took so far.
     """
 
@@ -33,7 +36,7 @@ class Attempt:
         self.job = job
         self.make_scratch: Callable[[], Path] | None = None
         self._scratch: Path | None = None
-        self.progress: float | None = None
+        self.progress = Progress()
         self.seconds: dict[str, float] = defaultdict(float)
         self._pulse = pulse
         self._limits = {"load": load_limit_s}
@@ -70,11 +73,13 @@ class Attempt:
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise DeadlineExceeded
 
-    def checkpoint(self, progress: float | None = None) -> None:
+    def checkpoint(self, progress: float | None = None, made: Counts | None = None) -> None:
         """See `soundmill.models.handler.Run.checkpoint`."""
         self._pulse.beat(self.key)
         if progress is not None:
-            self.progress = min(max(float(progress), 0.0), 1.0)
+            self.progress = replace(self.progress, share=min(max(float(progress), 0.0), 1.0))
+        if made is not None:
+            self.progress = replace(self.progress, made=made)
         self.raise_if_stopped()
 
     @contextmanager
@@ -125,7 +130,7 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._held)
 
-    def renewable(self) -> Mapping[Key, float | None]:
+    def renewable(self) -> Mapping[Key, Progress]:
         """The attempts whose leases deserve to be renewed, with their progress."""
         with self._lock:
             held = list(self._held.values())

@@ -22,6 +22,7 @@ from soundmill.models.csm.speaker import Speaker
 from soundmill.models.device import Device
 from soundmill.models.engine.engine import CardEngine
 from soundmill.models.engine.sampling import Sampling
+from soundmill.models.handler import Counts
 from soundmill.models.place import ModelOptions
 
 logging.disable_progress_bar()
@@ -249,7 +250,7 @@ class _Run:
         scratch.mkdir(parents=True, exist_ok=True)
         self.scratch = scratch
 
-    def checkpoint(self, progress: float | None = None) -> None:
+    def checkpoint(self, progress: float | None = None, made: Counts | None = None) -> None:
         """Go on."""
 
     def phase(self, name: str) -> Any:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..errors import InputError
 from .windows import SAMPLE_RATE_HZ, Window, cut_windows
 
 if TYPE_CHECKING:
-    from ..handler import Run
+    from ..handler import Counts, Run
     from ..place import Engine, Ticket
     from .emission import Heard
 
@@ -121,5 +121,5 @@ class _Told:
         self.scratch, self.phase = run.scratch, run.phase
         self._run, self._progress = run, progress
 
-    def checkpoint(self, progress: Any = None) -> None:
+    def checkpoint(self, progress: float | None = None, made: Counts | None = None) -> None:
         self._run.checkpoint(self._progress)

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from concurrent.futures import wait as wait_for
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ import torch
 
 from ..engine.sampling import Sampling
 from ..errors import InputError
+from ..part import RunPart
 from .clip import Clip, Window, open_clip, window_mel, windows_of
 from .hearing import tokens_of
 from .prompt import Speller, Wording
@@ -99,6 +99,7 @@ class Captioning:
         self._manner = manner
         self._run = run
         self._begun = time.monotonic()
+        self._tokens = 0
         self._spill = run.scratch / _SPILL
 
     def perform(self, audio: Path) -> tuple[Clip, list[Caption]]:
@@ -141,7 +142,7 @@ class Captioning:
         engine, manner = self._loaded.place.engine, self._manner
         begun = time.monotonic()
         heard: torch.Tensor = engine.process(self._loaded.ears, torch.from_numpy(mel)).wait(
-            _Silent(self._run)
+            RunPart(self._run, begin=0.0, share=0.0)
         )
         encode_s = time.monotonic() - begun
         wording = manner.wording
@@ -161,8 +162,12 @@ class Captioning:
 
     def _read(self, writing: _Writing, windows: int) -> Caption:
         """Wait for a caption and put its tokens into words."""
-        made = writing.ticket.wait(_Part(self._run, writing.number / windows, 1 / windows))
+        part = RunPart(
+            self._run, begin=writing.number / windows, share=1 / windows, made={"tokens": self._tokens}
+        )
+        made = writing.ticket.wait(part)
         ids = made.value
+        self._tokens += made.steps
         first_s = writing.asked_s + float(made.metrics.get("first_step_s", 0.0))
         return Caption(
             window=writing.window,
@@ -206,32 +211,3 @@ class _Writing:
     audio_tokens: int
     encode_s: float
     asked_s: float  # from the job's begin to the question
-
-
-class _Part:
-    """A run as one part of its work sees it: the part's progress is a share of the whole."""
-
-    def __init__(self, run: Run, begin: float, share: float) -> None:
-        self._run = run
-        self._begin = begin
-        self._share = share
-
-    @property
-    def scratch(self) -> Path:
-        return self._run.scratch
-
-    def checkpoint(self, progress: float | None = None) -> None:
-        self._run.checkpoint(None if progress is None else self._begin + self._share * progress)
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        return self._run.phase(name)
-
-
-class _Silent(_Part):
-    """A run whose progress is left as it is."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run, 0.0, 0.0)
-
-    def checkpoint(self, progress: float | None = None) -> None:
-        self._run.checkpoint()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine.sampling import Sampling
 from ..errors import InputError
+from ..part import RunPart
 from .decoder import Speech
 from .history import History
 from .prompt import Prompter, Turn
@@ -89,7 +88,8 @@ class Narrator:
             left = None if wish.most is None else wish.most - frames
             if left == 0:
                 return
-            share = _Share(run, begin=said / whole, size=len(text) / whole)
+            before = {"frames": frames, "audio_s": frames * self._sizes.frame_s}
+            share = RunPart(run, begin=said / whole, share=len(text) / whole, made=before)
             part = self._part(wish, number, text, history.before(text), left, share)
             history.add(Turn(speaker=wish.speaker, text=text, codes=part.generated.value.codes))
             said += len(text)
@@ -125,28 +125,6 @@ class Narrator:
             )
         cut = not generated.stopped and not lost
         return Part(text=text, generated=generated, tries=done, lost=lost, cut=cut, turns=len(turns))
-
-
-class _Share:
-    """The run as one part of the work sees it: its progress is a share of the whole."""
-
-    def __init__(self, run: Run, *, begin: float, size: float) -> None:
-        self._run = run
-        self._begin = begin
-        self._size = size
-
-    @property
-    def scratch(self) -> Path:
-        return self._run.scratch
-
-    def checkpoint(self, progress: float | None = None) -> None:
-        """See `Run.checkpoint`; a try that begins again does not take progress back."""
-        if progress is not None:
-            progress = self._begin + self._size * progress
-        self._run.checkpoint(progress)
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        return self._run.phase(name)
 
 
 def metrics_of(parts: Sequence[Part]) -> Mapping[str, float | int | str | bool]:

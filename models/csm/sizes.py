@@ -69,6 +69,11 @@ class Sizes:
             frame_samples=int(frame_samples),
         )
 
+    @property
+    def frame_s(self) -> float:
+        """How long a frame is, in seconds."""
+        return self.frame_samples / self.sample_rate
+
     def frames_in(self, samples: int) -> int:
         """How many frames a recording becomes; the last one may be partly empty."""
         return -(-samples // self.frame_samples)

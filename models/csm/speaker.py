@@ -85,6 +85,7 @@ class Speaker:
             context: Positions of a slot, if fewer than the model's.
         """
         self.context = context or sizes.context
+        self.step_s = sizes.frame_s
         self._sizes = sizes
         self._device = device
         self._graphs_wanted = graphs

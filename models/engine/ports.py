@@ -60,6 +60,7 @@ class SlotModel(Protocol[Prompt, T_co]):
     at which it joined (in fp32 bit for bit, see `draws.py`).
 
     A model may also have `dtype`, the type of its weights, which is reported with each result;
+    `step_s`, how much audio a step makes, in seconds, without which its steps count as tokens;
     `warm_up(bucket)`, which runs the step of a bucket in every shape that it can take, so that all are
     captured before the first request (without it the engine steps each bucket with no rows); and
     `rehearse`, see `Rehearses`.

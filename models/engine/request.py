@@ -11,7 +11,7 @@ from ..errors import Interrupted
 from .ports import Generated, Item, Row
 
 if TYPE_CHECKING:
-    from ..handler import Run
+    from ..handler import Counts, Run
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ class Request(Generic[T]):
         cancelled: Nobody waits any more.
         ended: It has an outcome.
         progress: The share done so far, 0 to 1.
+        made: What there is so far.
         metrics: Figures of the finished request.
     """
 
@@ -40,6 +41,7 @@ class Request(Generic[T]):
         self._error: BaseException | None = None
         self.cancelled = False
         self.progress: float | None = None
+        self.made: Counts | None = None
         self.metrics: dict[str, float | int | str | bool] = {}
         self.submitted = time.monotonic()
 
@@ -53,8 +55,8 @@ class Request(Generic[T]):
         """See `soundmill.models.place.Ticket.wait`."""
         try:
             while not self._done.wait(LOOK_EVERY_S):
-                run.checkpoint(self.progress)
-            run.checkpoint(self.progress)
+                run.checkpoint(self.progress, self.made)
+            run.checkpoint(self.progress, self.made)
         except Interrupted:
             self.cancel()
             raise
@@ -132,7 +134,9 @@ class SlotRequest(Request[Generated[Any]]):
         """The next step makes the first frame."""
         self._ready = time.monotonic()
 
-    def stepped(self, steps: int, *, seconds: float, rows: int, bucket: int, decodes: bool) -> None:
+    def stepped(
+        self, steps: int, *, seconds: float, rows: int, bucket: int, decodes: bool, step_s: float | None
+    ) -> None:
         """One more of its steps is known to have ended."""
         if steps == 1:
             self._first = time.monotonic()
@@ -140,6 +144,9 @@ class SlotRequest(Request[Generated[Any]]):
         self._most_rows = max(self._most_rows, rows)
         self._largest_bucket = max(self._largest_bucket, bucket)
         self.progress = steps / self.max_steps * (GENERATED_SHARE if decodes else 1.0)
+        self.made = (
+            {"tokens": steps} if step_s is None else {"frames": steps, "audio_s": round(steps * step_s, 3)}
+        )
 
     def generated(self, *, steps: int, stopped: bool, taken: int, dtype: str | None) -> None:
         """It has left its slot after `steps` frames, having taken part in `taken` steps."""

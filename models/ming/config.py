@@ -121,6 +121,11 @@ class MingConfig:
         return self.patch * self.audio.samples_per_latent
 
     @property
+    def patch_s(self) -> float:
+        """How much audio a patch is, in seconds."""
+        return self.samples_per_patch / self.audio.sample_rate
+
+    @property
     def patches_per_s(self) -> float:
         return self.audio.sample_rate / self.samples_per_patch
 

@@ -83,6 +83,7 @@ class SpeechSlots:
         """
         self.context = min(context, generator.config.max_positions)
         self.dtype = generator.dtype
+        self.step_s = generator.config.patch_s
         self.max_steps = max_steps
         self._generator = generator
         self._device = device

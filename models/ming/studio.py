@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy as np
 from ..audio import MEDIA_TYPES, samples_to_seconds
 from ..errors import InputError, ModelError, ModelUnavailable
 from ..handler import Output, OutputFile, Run
+from ..part import RunPart
 from .codec import PromptEncoder, Speech, SpeechDecoder
 from .config import MingConfig
 from .instruction import doubts, entries_of
@@ -196,12 +195,17 @@ class Studio:
                         self.name, prompt, positions=len(prompt.ids), max_steps=prompt.max_patches + 1
                     )
                     running.append(ticket)
-                made.append(running[0].wait(_PartRun(run, len(made), len(prompts))))
+                made.append(running[0].wait(self._part_of(run, made, len(prompts))))
                 running.popleft()
         finally:
             for ticket in running:
                 ticket.cancel()
         return made
+
+    def _part_of(self, run: Run, made: Sequence[Generated[Speech]], parts: int) -> RunPart:
+        frames = sum(one.steps for one in made)
+        before = {"frames": frames, "audio_s": frames * self.config.patch_s}
+        return RunPart(run, begin=len(made) / parts, share=1 / parts, made=before)
 
     def _output(
         self,
@@ -247,23 +251,6 @@ class Studio:
 def part_seed(seed: int, part: int) -> int:
     """The seed of a part's draws. Jobs' seeds end below the bits that number the parts."""
     return seed + (part << _SEED_BITS)
-
-
-class _PartRun:
-    """The run of a job as one of its parts sees it."""
-
-    def __init__(self, run: Run, done: int, parts: int) -> None:
-        self._run, self._done, self._parts = run, done, parts
-
-    @property
-    def scratch(self) -> Path:
-        return self._run.scratch
-
-    def checkpoint(self, progress: float | None = None) -> None:
-        self._run.checkpoint(None if progress is None else (self._done + progress) / self._parts)
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        return self._run.phase(name)
 
 
 def _metrics(made: Sequence[Generated[Speech]]) -> dict[str, float | int | str | bool]:

@@ -187,6 +187,11 @@ class CodecConfig:
     codebook_width: int
     inner: int
 
+    @property
+    def frame_s(self) -> float:
+        """How long a frame is, in seconds."""
+        return self.stride / self.sample_rate
+
     @classmethod
     def read(cls, folder: Path) -> CodecConfig:
         """Read `config.json` of a folder.

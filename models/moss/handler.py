@@ -138,7 +138,7 @@ class Moss:
         script = self._script(request, voice)
         speech = Speech(
             loaded.place.engine, NAME, loaded.template, loaded.context, voice=voice,
-            rules=_rules(request, loaded.config.codebooks),
+            rules=_rules(request, loaded.config.codebooks, loaded.codec.frame_s),
         )  # fmt: skip
         path = run.scratch / f"audio.{request.format}"
         with run.phase("generation"):
@@ -297,11 +297,12 @@ def _add(
         longest_prefix=min(longest_prefix, context),
         fixed_shapes=options.reproducible,
     )
+    slots.step_s = codec_config.frame_s
     engine.add_batch(ENCODER, ReferenceEncoder(codec, device))
     engine.add_slots(NAME, slots, options=options, decoder=SpeechDecoder(codec, device))
 
 
-def _rules(request: Request, codebooks: int) -> Rules:
+def _rules(request: Request, codebooks: int, frame_s: float) -> Rules:
     return Rules(
         gate=Sampling(
             temperature=request.gate_temperature, top_k=request.gate_top_k or None, top_p=request.gate_top_p
@@ -314,6 +315,7 @@ def _rules(request: Request, codebooks: int) -> Rules:
         ),
         codebooks=min(request.n_codebooks, codebooks),
         max_frames=request.max_new_frames,
+        frame_s=frame_s,
         seed=request.seed,
     )
 

@@ -67,6 +67,7 @@ class MossSlots:
 
     Attributes:
         dtype: Of what goes through the layers.
+        step_s: How long a frame of the codec is, in seconds, where there is one.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class MossSlots:
         config = model.config
         self.context = context
         self.dtype = model.dtype
+        self.step_s: float | None = None
         self._model, self._device, self._graphs, self._fixed = model, device, graphs, fixed_shapes
         self._cache = model.cache(context)
         self._prefixes = Prefixes(self._cache, voices, longest_prefix)

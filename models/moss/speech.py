@@ -6,9 +6,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from ..engine.ports import Generated
 from ..engine.sampling import Sampling
 from ..errors import InputError
 from ..handler import Run
+from ..part import RunPart
 from ..place import Engine, Ticket
 from .prompt import Template
 from .slots import Prompt
@@ -58,6 +57,7 @@ class Rules:
         audio: How to choose codes.
         codebooks: How many of them are filled.
         max_frames: Of a chunk of up to `TOKENS_PER_CAP` tokens.
+        frame_s: How long a frame is, in seconds.
         seed: The job's.
     """
 
@@ -65,6 +65,7 @@ class Rules:
     audio: Sampling
     codebooks: int
     max_frames: int
+    frame_s: float
     seed: int
 
 
@@ -122,11 +123,16 @@ class Speech:
         flying: deque[_Asked] = deque()
         coming = iter(range(len(chunks)))
         most = max(1, self._engine.slots(self._name))
+        frames = 0
         try:
             for done in range(len(chunks)):
                 while len(flying) < most and (index := next(coming, None)) is not None:
                     flying.append(_Asked(index=index, ticket=self._ask(chunks[index], index, 0)))
-                yield self._landed(flying.popleft(), chunks, _Part(run, done=done, total=len(chunks)))
+                before = {"frames": frames, "audio_s": round(frames * self._rules.frame_s, 3)}
+                part = RunPart(run, begin=done / len(chunks), share=1 / len(chunks), made=before)
+                spoken = self._landed(flying.popleft(), chunks, part)
+                frames += spoken.made.steps
+                yield spoken
         finally:
             for asked in flying:
                 asked.ticket.cancel()
@@ -191,22 +197,3 @@ _REMEDY = (
 def chunk_seed(seed: int, index: int, attempt: int) -> int:
     """The seed of a chunk's draws: the job's own for the first chunk's first try, others for the rest."""
     return (seed + _GOLDEN * (index * MAX_TRIES + attempt)) & _BITS
-
-
-@dataclass(slots=True)
-class _Part:
-    """The run of a job as one of its chunks sees it: progress is that of the whole."""
-
-    run: Run
-    done: int = field(kw_only=True)
-    total: int = field(kw_only=True)
-
-    @property
-    def scratch(self) -> Path:
-        return self.run.scratch
-
-    def checkpoint(self, progress: float | None = None) -> None:
-        self.run.checkpoint((self.done + (progress or 0.0)) / self.total)
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        return self.run.phase(name)

@@ -19,6 +19,7 @@ from soundmill.models.errors import Cancelled
 from soundmill.models.espeak import SAMPLE_RATE_HZ as ESPEAK_RATE_HZ
 from soundmill.models.espeak import Espeak, Manner
 from soundmill.models.espeak_dtw import EspeakDtw, Request
+from soundmill.models.handler import Counts
 from soundmill.models.words import Mark, split_words, time_words
 
 RATE_HZ = 16000
@@ -35,12 +36,15 @@ class FakeRun:
         self.cancel_at = cancel_at
         self.checkpoints = 0
         self.progress: list[float] = []
+        self.made: list[Counts] = []
         self.phases: list[str] = []
 
-    def checkpoint(self, progress: float | None = None) -> None:
+    def checkpoint(self, progress: float | None = None, made: Counts | None = None) -> None:
         self.checkpoints += 1
         if progress is not None:
             self.progress.append(progress)
+        if made is not None:
+            self.made.append(made)
         if self.cancel_at is not None and self.checkpoints >= self.cancel_at:
             raise Cancelled
 

@@ -12,7 +12,7 @@ from soundmill.storage.attempts import Made, Settlement, claim, mark_alone
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import cancel, set_paused
 from soundmill.storage.errors import Unstorable
-from soundmill.storage.leases import keep
+from soundmill.storage.leases import Progress, keep
 from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import artifacts_of, attempts_of
 from soundmill.storage.rescue import rescue_expired
@@ -116,7 +116,7 @@ def test_a_heartbeat_moves_the_lease_on_and_keeps_the_progress(database: Databas
         kept = keep(
             connection,
             database,
-            {(one.id, 1): 0.25, (two.id, 1): None},
+            {(one.id, 1): Progress(share=0.25, made={"frames": 3}), (two.id, 1): Progress()},
             worker=WORKER,
             lease_s=30,
         )
@@ -124,6 +124,8 @@ def test_a_heartbeat_moves_the_lease_on_and_keeps_the_progress(database: Databas
     assert kept.held == {(one.id, 1), (two.id, 1)}
     assert kept.cancelled == frozenset()
     assert see(database, one.id).progress == 0.25
+    assert see(database, one.id).metrics == {"frames": 3}
+    assert see(database, two.id).metrics is None
     assert see(database, two.id).progress is None
     assert field(database, one.id, "lease_until") > 1000
 
@@ -136,7 +138,7 @@ def test_a_heartbeat_learns_of_a_cancel_and_of_a_lost_lease(database: Database) 
     take(database, lost.id, worker="another")
 
     with database.write() as connection:
-        attempts = {(asked.id, 1): None, (lost.id, 1): None}
+        attempts = {(asked.id, 1): Progress(), (lost.id, 1): Progress()}
         kept = keep(connection, database, attempts, worker=WORKER, lease_s=30)
 
     assert kept.held == {(asked.id, 1)}

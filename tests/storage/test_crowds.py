@@ -17,7 +17,7 @@ from soundmill.storage.attempts import Claimed, Claims, claim, claim_and_settle,
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import cancel, retry
 from soundmill.storage.errors import StateConflict
-from soundmill.storage.leases import keep
+from soundmill.storage.leases import Progress, keep
 from soundmill.storage.lifecycle import FAILED, State
 from soundmill.storage.rescue import release_forgotten, rescue_expired, wake_due
 from soundmill.storage.rows import Attempt, Job, JobParent
@@ -113,7 +113,7 @@ class Hall:
 
     def heartbeat(self) -> None:
         while not self.finished.is_set():
-            attempts = {(id_, 1): None for id_ in self.ids}
+            attempts = {(id_, 1): Progress() for id_ in self.ids}
             with self.database.write() as connection:
                 keep(connection, self.database, attempts, worker="w", lease_s=30)
 

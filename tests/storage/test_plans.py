@@ -17,7 +17,7 @@ from sqlalchemy import Connection, event, insert, text
 from soundmill.storage import rescue, window
 from soundmill.storage.attempts import Settlement, claim, settle
 from soundmill.storage.database import Database
-from soundmill.storage.leases import keep
+from soundmill.storage.leases import Progress, keep
 from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import page_of_jobs
 from soundmill.storage.rows import Batch, Job
@@ -148,7 +148,12 @@ QUESTIONS: dict[str, tuple[Callable[[Connection, Database], Any], tuple[str, ...
         ("ix_jobs_waiting_for_parents", *BY_ID),
     ),
     "claim": (lambda c, d: claim(c, d, IDS, worker="w", card=CARD, lease_s=3), BY_ID),
-    "keep": (lambda c, d: keep(c, d, {(HELD.id, 0): 0.5}, worker=WORKER, lease_s=3), BY_ID),
+    "keep": (
+        lambda c, d: keep(
+            c, d, {(HELD.id, 0): Progress(share=0.5, made={"frames": 1})}, worker=WORKER, lease_s=3
+        ),
+        BY_ID,
+    ),
     "settle": (lambda c, d: settle(c, d, [HELD]), BY_ID),
     "a page of the discarded": (
         lambda c, d: page_of_jobs(c, states=[State.DISCARDED]),

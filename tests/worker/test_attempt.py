@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from soundmill.models.errors import Cancelled, DeadlineExceeded, Interrupted, LeaseLost, ShuttingDown
+from soundmill.storage.leases import Progress
 from soundmill.worker.attempt import Attempt, Attempts
 from soundmill.worker.pulse import Pulse
 
@@ -28,9 +29,9 @@ def test_a_checkpoint_lets_a_healthy_attempt_go_on_and_keeps_its_progress() -> N
     with one.watched():
         one.checkpoint(0.25)
         one.checkpoint()
-        assert one.progress == 0.25
+        assert one.progress.share == 0.25
         one.checkpoint(7.0)
-        assert one.progress == 1.0
+        assert one.progress.share == 1.0
 
 
 def test_a_deadline_counts_from_the_claim_on_our_own_clock() -> None:
@@ -103,7 +104,7 @@ def test_only_attempts_that_move_keep_their_leases() -> None:
     with attempts.holding(moving), attempts.holding(silent), moving.watched(), silent.watched():
         moving.checkpoint(0.5)
         time.sleep(0.05)
-        assert attempts.renewable() == {("moving", 1): 0.5}
+        assert attempts.renewable() == {("moving", 1): Progress(share=0.5)}
         assert len(attempts) == 2
     assert len(attempts) == 0
 

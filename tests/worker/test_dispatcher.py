@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import set_paused
 from soundmill.storage.errors import StorageUnavailable
-from soundmill.storage.leases import keep
+from soundmill.storage.leases import Progress, keep
 from soundmill.storage.lifecycle import State
 from soundmill.storage.queue import Publisher
 from soundmill.storage.rows import Worker
@@ -300,7 +300,7 @@ def test_a_worker_that_was_only_held_up_keeps_its_job_over_the_gap(desk: Desk) -
     desk.clock.move(60.0)
     desk.dispatcher.tick()
     with desk.database.write() as connection:
-        kept = keep(connection, desk.database, {(id_, 1): None}, worker="cpu-0@here/1", lease_s=1000.0)
+        kept = keep(connection, desk.database, {(id_, 1): Progress()}, worker="cpu-0@here/1", lease_s=1000.0)
     assert kept.held == {(id_, 1)}
     desk.tick(20)
     assert see(desk.database, id_).state == State.EXECUTING

@@ -72,12 +72,14 @@ def stack() -> Iterator[ExitStack]:
 
 def test_a_beat_renews_the_leases_and_writes_the_progress(patient: Patient, stack: ExitStack) -> None:
     one, other = patient.run(stack), patient.run(stack)
-    one.checkpoint(0.5)
+    one.checkpoint(0.5, {"frames": 12, "audio_s": 0.96})
     before = field(patient.database, one.job.id, "lease_until")
     patient.heartbeat.beat()
     assert field(patient.database, one.job.id, "lease_until") > before + 20
     assert see(patient.database, one.job.id).progress == 0.5
+    assert see(patient.database, one.job.id).metrics == {"frames": 12, "audio_s": 0.96}
     assert see(patient.database, other.job.id).progress is None
+    assert see(patient.database, other.job.id).metrics is None
     one.raise_if_stopped()
     other.raise_if_stopped()
 

@@ -16,6 +16,7 @@ import soundfile
 
 from soundmill.models.captioner.handler import LONG, SHORT, Captioner, Request, length_classes, merged
 from soundmill.models.errors import Cancelled, InputError, ModelUnavailable
+from soundmill.models.handler import Counts
 from soundmill.models.place import ModelOptions
 from soundmill.models.station import Station
 from soundmill.storage.arguments_captioner import CaptionerArguments
@@ -211,7 +212,7 @@ class _Stopped(FakeRun):
         super().__init__(folder)
         self._left = after
 
-    def checkpoint(self, progress: float | None = None) -> None:
+    def checkpoint(self, progress: float | None = None, made: Counts | None = None) -> None:
         self._left -= 1
         if self._left < 0:
             raise Cancelled

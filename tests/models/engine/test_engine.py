@@ -236,6 +236,7 @@ def test_progress_flows_at_a_bounded_rate(engine: CardEngine, toy: Shaky, tmp_pa
     assert 2 <= len(run.progress) <= 20
     assert run.progress == sorted(run.progress)
     assert 0 < run.progress[0] < run.progress[-1] <= 1
+    assert 0 < run.made[0]["tokens"] < run.made[-1]["tokens"] <= 100
 
 
 def test_a_cancelled_request_leaves_its_slot_at_the_next_step(

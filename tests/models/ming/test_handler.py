@@ -146,6 +146,9 @@ def test_a_long_text_is_made_in_parts_that_are_joined(ming: Ming, tmp_path: Path
     parts = output.result["parts"]
     assert len(parts) == output.metrics["parts"]
     assert len(parts) > 3
+    # What is told while it runs counts the step after the last part's stop, too.
+    assert run.made[-1]["frames"] == float(output.metrics["steps"]) + 1
+    assert 0 < run.made[0]["audio_s"] <= run.made[-1]["audio_s"]
     samples = heard(output)
     for before, after in itertools.pairwise(parts):
         assert after["start_s"] - before["end_s"] == pytest.approx(0.5, abs=1e-6)

@@ -155,11 +155,15 @@ def test_chunks_of_many_jobs_share_batches(perform: Perform, tmp_path: Path) -> 
 
 def test_progress_grows_over_the_whole_text(perform: Perform, tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "progress")
-    perform(
+    output = perform(
         "One sentence here. " * 12, run, **SHORT, reference=clip(tmp_path, noise(0.5)), max_text_tokens=20
     )
 
     assert run.progress[-1] == 1.0
+    frames = [int(made["frames"]) for made in run.made]
+    assert frames == sorted(frames)
+    assert frames[-1] == output.metrics["frames"]
+    assert run.made[-1]["audio_s"] == pytest.approx(frames[-1] * 0.08, abs=1e-3)
     assert run.phases == ["prefill", "generation"]
 
 
