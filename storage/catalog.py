@@ -16,12 +16,14 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from .arguments import AcousticArguments, Arguments, DtwArguments, EspeakArguments
-from .arguments_aligner import AlignerArguments
-from .arguments_captioner import CaptionerArguments
-from .arguments_csm import CsmArguments
-from .arguments_ming import MingArguments
-from .arguments_moss import MOSS_LANGUAGES, MOSS_VOICES, MossArguments
+from .arguments import Arguments
+from .arguments.acoustic import AcousticArguments
+from .arguments.aligner import AlignerArguments
+from .arguments.captioner import CaptionerArguments
+from .arguments.csm import CsmArguments
+from .arguments.espeak import DtwArguments, EspeakArguments
+from .arguments.ming import MingArguments
+from .arguments.moss import MOSS_LANGUAGES, MOSS_VOICES, MossArguments
 from .audio_fields import audio_field_at
 from .errors import SettingsError, SubmitRefused, UnknownModel
 

@@ -38,7 +38,7 @@ TOKENIZER_FILE = "tokenizer.model"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A text to speak; what the fields mean is said in `storage/arguments_moss.py`."""
+    """A text to speak; what the fields mean is said in `storage/arguments/moss.py`."""
 
     text: str
     language: str | None

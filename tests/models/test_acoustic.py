@@ -12,7 +12,7 @@ import soundfile
 from soundmill.models import acoustic
 from soundmill.models.acoustic import Acoustic, Request
 from soundmill.models.errors import Cancelled, InputError
-from soundmill.storage.arguments import AcousticArguments
+from soundmill.storage.arguments.acoustic import AcousticArguments
 
 from .conftest import Speak
 from .speech import RATE_HZ as SPEECH_RATE_HZ

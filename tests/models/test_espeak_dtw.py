@@ -16,7 +16,7 @@ from soundmill.models import espeak_dtw
 from soundmill.models.errors import Cancelled, InputError, ModelUnavailable
 from soundmill.models.espeak_dtw import EspeakDtw, Request
 from soundmill.models.station import Station
-from soundmill.storage.arguments import DtwArguments
+from soundmill.storage.arguments.espeak import DtwArguments
 
 from .conftest import Speak
 from .speech import RATE_HZ, FakeRun, Recording, Speech, recordings, sentences, start_errors_s

@@ -16,7 +16,7 @@ from soundmill.models.errors import Cancelled, InputError, ModelUnavailable
 from soundmill.models.espeak_ng import EspeakNg, Request
 from soundmill.models.station import Station
 from soundmill.models.words import speakable
-from soundmill.storage.arguments import EspeakArguments
+from soundmill.storage.arguments.espeak import EspeakArguments
 
 from .speech import FakeRun
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from soundmill.storage.arguments_ming import MING_TASKS, MingArguments, MingTask
+from soundmill.storage.arguments.ming import MING_TASKS, MingArguments, MingTask
 from soundmill.storage.catalog import load_catalog
 from soundmill.storage.errors import SubmitRefused
 

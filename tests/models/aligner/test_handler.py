@@ -24,7 +24,7 @@ from soundmill.models.handler import Output
 from soundmill.models.place import ModelOptions
 from soundmill.models.station import Station
 from soundmill.storage.arguments import AlignmentFormat
-from soundmill.storage.arguments_aligner import AlignerArguments
+from soundmill.storage.arguments.aligner import AlignerArguments
 from soundmill.storage.catalog import load_catalog
 
 from ..speech import FakeRun

@@ -7,7 +7,7 @@ pytest.importorskip("num2words")
 from num2words import CONVERTER_CLASSES
 
 from soundmill.models.aligner.numbers import LANGUAGES, spoken
-from soundmill.storage.arguments_aligner import NUMBER_LANGUAGES, iso_639_3
+from soundmill.storage.arguments.aligner import NUMBER_LANGUAGES, iso_639_3
 
 
 def test_submit_knows_the_languages_in_which_numbers_are_spelled() -> None:

@@ -19,7 +19,7 @@ from soundmill.models.errors import Cancelled, InputError, ModelUnavailable
 from soundmill.models.handler import Counts
 from soundmill.models.place import ModelOptions
 from soundmill.models.station import Station
-from soundmill.storage.arguments_captioner import CaptionerArguments
+from soundmill.storage.arguments.captioner import CaptionerArguments
 
 from ..speech import FakeRun
 from .golden import FOLDER, Golden, goldens

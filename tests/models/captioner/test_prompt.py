@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from soundmill.models.captioner.prompt import TASKS, Wording
 from soundmill.models.errors import InputError
-from soundmill.storage.arguments_captioner import CaptionerArguments
+from soundmill.storage.arguments.captioner import CaptionerArguments
 
 from .golden import FOLDER, SYSTEM, Golden, goldens, shape, speller
 

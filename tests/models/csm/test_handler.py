@@ -18,7 +18,7 @@ from soundmill.models.errors import Cancelled, InputError, ModelUnavailable
 from soundmill.models.handler import Output
 from soundmill.models.place import ModelOptions
 from soundmill.models.station import Station
-from soundmill.storage.arguments_csm import CsmArguments
+from soundmill.storage.arguments.csm import CsmArguments
 from soundmill.storage.catalog import load_catalog
 
 from ..speech import FakeRun

@@ -45,7 +45,7 @@ def serving(card: str, **options: Any) -> Iterator[tuple[Csm, Any]]:
 def say(csm: Csm, folder: Path, texts: Sequence[str], **more: Any) -> list[Output]:
     """Have the first frames of all texts said at the same time, greedily."""
     from soundmill.models.csm.handler import Request
-    from soundmill.storage.arguments_csm import CsmArguments
+    from soundmill.storage.arguments.csm import CsmArguments
 
     from ..speech import FakeRun
 

@@ -17,7 +17,7 @@ from soundmill.models.handler import Output
 from soundmill.models.ming.handler import Ming
 from soundmill.models.place import ModelOptions
 from soundmill.models.station import Station
-from soundmill.storage.arguments_ming import MingArguments
+from soundmill.storage.arguments.ming import MingArguments
 
 from ..speech import FakeRun
 from . import golden

@@ -9,7 +9,7 @@ from soundmill.models.errors import InputError, ModelUnavailable
 from soundmill.models.ming.instruction import doubts, entries_of, instruction_json
 from soundmill.models.ming.prompt import SPEECH, music_text, podcast_text, podcast_turns
 from soundmill.models.ming.tokenizer import MingTokenizer
-from soundmill.storage.arguments_ming import MingInstruction
+from soundmill.storage.arguments.ming import MingInstruction
 
 from . import golden
 

@@ -21,7 +21,7 @@ from soundmill.models.moss.speech import chunk_seed
 from soundmill.models.moss.voices import PRESETS
 from soundmill.models.place import ModelOptions
 from soundmill.models.station import Station
-from soundmill.storage.arguments_moss import MOSS_VOICES, MossArguments
+from soundmill.storage.arguments.moss import MOSS_VOICES, MossArguments
 from soundmill.storage.catalog import load_catalog
 from soundmill.storage.errors import SubmitRefused
 

@@ -46,7 +46,7 @@ def serving(card: str, folder: Path, *, graphs: str = "off", **options: Any) -> 
 def say(moss: Moss, folder: Path, voice: Path) -> list[Output]:
     """Have all texts said at the same time, in a cloned voice, and drawn."""
     from soundmill.models.moss.handler import Request
-    from soundmill.storage.arguments_moss import MossArguments
+    from soundmill.storage.arguments.moss import MossArguments
 
     from ..speech import FakeRun
 

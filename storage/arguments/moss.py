@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from .arguments import Arguments, AudioFormat, AudioInput, Text, check_rate, speakable
+from .base import Arguments, AudioFormat, AudioInput, Text, check_rate, speakable
 
 MAX_SEED = 2**53 - 1
 """The largest whole number that every reader of JSON keeps as it is."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from .arguments import AlignmentFormat, Arguments, AudioInput, speakable
+from .base import AlignmentFormat, Arguments, AudioInput, speakable
 
 MAX_ALIGNED_CHARS = 1_000_000
 """More than is said in the six hours that the model takes."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .arguments import Arguments, AudioFormat, AudioInput, Text, check_rate, speakable
+from .base import Arguments, AudioFormat, AudioInput, Text, check_rate, speakable
 
 MAX_TURNS = 64
 MAX_SEED = 2**53 - 1

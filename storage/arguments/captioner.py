@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from .arguments import Arguments, AudioInput, speakable
+from .base import Arguments, AudioInput, speakable
 
 MAX_PROMPT_CHARS = 8_000
 MAX_SEED = 2**53 - 1
