@@ -59,9 +59,9 @@ class TestContractOnRclone(BlobContract):
         return open_bucket(s3_of_rclone.url, tmp_path / "scratch")
 
     def test_many_writers_of_the_same_bytes_all_succeed(self, blobs: BlobStore, tmp_path: Path) -> None:
-        pytest.skip(
-            "rclone gives a copy the time of its source, and the youngest of copies made at once is kept"
-        )
+        # All copies can vanish there. Suspected, not proven: a copy gets the time of its source after it was
+        # listed, and each writer keeps what is the youngest at its moment. S3 never changes an object's time.
+        pytest.skip("rclone's server can lose the bytes when many writers replace each other's copies")
 
 
 def test_a_blob_is_one_object_in_a_folder_of_its_name(
