@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "sides"), str(HERE.parent)]
 
-from figures import in_turns, keep, machine, ratios, show, spread
+from figures import in_turns, keep, machine, options_of, ratios, show, spread
 from redis import Redis
 from servers import database_of, until
 from stack import DIRECT, Stack
@@ -57,15 +57,9 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--databases", default="sqlite,postgres")
-    parser.add_argument("--rounds", type=int, default=6, help="how often the sides take turns")
-    parser.add_argument("--jobs", type=int, default=2000, help="jobs of each side in a round")
+    parser = options_of(__doc__, jobs=2000, rounds=6)
     parser.add_argument("--short", type=int, default=1000)
     parser.add_argument("--long", type=int, default=1_000_000)
-    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     return parser.parse_args()
 
 

@@ -40,7 +40,7 @@ SIDES = HERE / "sides"
 sys.path[:0] = [str(SIDES), str(HERE.parent)]
 
 import raw_celery
-from figures import in_turns, keep, machine, ratios, show, spread
+from figures import in_turns, keep, machine, options_of, ratios, show, spread
 from servers import database_of, process, until
 from stack import THREADS, Stack
 
@@ -77,14 +77,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--databases", default="sqlite,postgres")
-    parser.add_argument("--rounds", type=int, default=5, help="how often the sides take turns")
-    parser.add_argument("--jobs", type=int, default=2000, help="jobs of each side in a round")
-    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
-    return parser.parse_args()
+    return options_of(__doc__, jobs=2000).parse_args()
 
 
 def _environment() -> Path:

@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "sides"), str(HERE.parent)]
 
 import raw_celery
-from figures import in_turns, keep, machine, percentiles, ratios, show, spread
+from figures import in_turns, keep, machine, options_of, percentiles, ratios, show, spread
 from servers import database_of
 from sqlalchemy import select
 from stack import Stack, new_job
@@ -67,15 +67,9 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--databases", default="sqlite,postgres")
-    parser.add_argument("--rounds", type=int, default=5, help="how often the sides take turns")
-    parser.add_argument("--jobs", type=int, default=2000, help="jobs of each side in a round")
+    parser = options_of(__doc__, jobs=2000)
     parser.add_argument("--samples", type=int, default=200, help="jobs of a latency measurement")
     parser.add_argument("--backlog", type=int, default=1_000_000, help="jobs of lower priority; 0 for none")
-    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     return parser.parse_args()
 
 

@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "sides"), str(HERE.parent)]
 
 from celery import Celery
-from figures import in_turns, keep, machine, ratios, show, spread
+from figures import in_turns, keep, machine, options_of, ratios, show, spread
 from redis import Redis
 from servers import database_of, embedded_broker
 from ulid import ULID
@@ -60,14 +60,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--databases", default="sqlite,postgres")
-    parser.add_argument("--rounds", type=int, default=5, help="how often the sides take turns")
-    parser.add_argument("--jobs", type=int, default=20_000, help="jobs of each side in a round")
-    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
-    return parser.parse_args()
+    return options_of(__doc__, jobs=100_000).parse_args()
 
 
 class Bench:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,10 +23,10 @@ from praatio import textgrid
 
 from soundmill.producer import Producer, Request
 from soundmill.storage.errors import SubmitRefused
-from soundmill.storage.listing import JobView, served_models
+from soundmill.storage.listing import JobView
 from soundmill.storage.settings import Settings
 
-from .worker.running import until
+from .walking import environment, serving, settings_in
 
 pytest.importorskip("torch")
 pytest.importorskip("numba")
@@ -40,13 +39,7 @@ FORMATS = ["json", "textgrid", "textgrid-short", "srt", "vtt", "ass", "ctm", "ts
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        state_dir=tmp_path / "state",
-        input_roots=(tmp_path,),
-        shutdown_grace_s=5.0,
-        heartbeat_s=1.0,
-        max_audio_s=60,
-    )
+    return settings_in(tmp_path, input_roots=(tmp_path,), max_audio_s=60)
 
 
 @pytest.fixture
@@ -58,21 +51,8 @@ def producer(settings: Settings) -> Iterator[Producer]:
 @pytest.fixture
 def worker(settings: Settings, producer: Producer) -> Iterator[None]:
     """A worker on one card that speaks and aligns."""
-    command = [
-        sys.executable, "-m", "soundmill.worker", "up", "--ephemeral", "--no-flower", "--card", "cpu:0",
-        "--model", "espeak-ng", "--model", "espeak-dtw", "--model", MMS, "--checkpoint-dir", f"{MMS}={CHECKPOINT}",
-    ]  # fmt: skip
-    environment = os.environ | settings.environment() | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
-    until(lambda: {"espeak-dtw", MMS} <= _served(producer), 90)
-    yield
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-
-
-def _served(producer: Producer) -> set[str]:
-    with producer.database.read() as connection:
-        return set(served_models(connection, producer.database))
+    with serving(settings, producer, "espeak-ng", "espeak-dtw", MMS, checkpoint=f"{MMS}={CHECKPOINT}"):
+        yield
 
 
 def files(producer: Producer, job: JobView) -> dict[str, bytes]:
@@ -184,9 +164,10 @@ def _silence(path: Path) -> Path:
 
 
 def _check_plot(producer: Producer, job: JobView, folder: Path) -> None:
-    environment = os.environ | producer.settings.environment()
     command = [sys.executable, "-m", "soundmill.producer", "jobs", "show", job.id, "--plot", "--json"]
-    done = subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True)
+    done = subprocess.run(
+        command, env=environment(producer.settings), cwd=folder, check=True, capture_output=True
+    )
     assert json.loads(done.stdout)["saved"] == [f"{job.id}.png"]
     assert (folder / f"{job.id}.png").read_bytes() == files(producer, job)["picture"]
 

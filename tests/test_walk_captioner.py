@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ import pytest
 import soundfile
 
 from soundmill.producer import Producer, Request
-from soundmill.storage.listing import served_models
 from soundmill.storage.settings import Settings
 
-from .worker.running import until
+from .walking import environment, serving, settings_in
 
 CHECKPOINT = Path(__file__).parent / "data" / "captioner"
 MODEL = "acestep-captioner"
@@ -26,9 +24,7 @@ MODEL = "acestep-captioner"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        state_dir=tmp_path / "state", input_roots=(tmp_path / "in",), shutdown_grace_s=5.0, heartbeat_s=1.0
-    )
+    return settings_in(tmp_path)
 
 
 @pytest.fixture
@@ -37,27 +33,10 @@ def producer(settings: Settings) -> Iterator[Producer]:
         yield opened
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    # The tiny tensors are slower on several threads.
-    return os.environ | settings.environment() | {"OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture
 def worker(settings: Settings, producer: Producer) -> Iterator[None]:
-    command = [
-        sys.executable, "-m", "soundmill.worker", "up", "--ephemeral", "--no-flower", "--card", "cpu:0",
-        "--model", f"{MODEL}:slots=4", "--checkpoint-dir", str(CHECKPOINT),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, env=environment(settings), stdin=subprocess.PIPE)
-    until(lambda: _served(producer), 90)
-    yield
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-
-
-def _served(producer: Producer) -> bool:
-    with producer.database.read() as connection:
-        return MODEL in served_models(connection, producer.database)
+    with serving(settings, producer, f"{MODEL}:slots=4", checkpoint=CHECKPOINT):
+        yield
 
 
 def clips(folder: Path) -> dict[str, tuple[Path, str, dict[str, Any]]]:

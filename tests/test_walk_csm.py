@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import soundfile
 from soundmill.producer import Producer, Request
 from soundmill.storage.settings import Settings
 
-from .worker.running import until
+from .walking import environment, serving, settings_in
 
 CHECKPOINT = Path(__file__).parent / "data" / "csm" / "checkpoint"
 GOLDEN = Path(__file__).parent / "data" / "csm" / "csm.npz"
@@ -25,14 +24,7 @@ GOLDEN = Path(__file__).parent / "data" / "csm" / "csm.npz"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        state_dir=tmp_path / "state", input_roots=(tmp_path / "in",), shutdown_grace_s=5.0, heartbeat_s=1.0
-    )
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    # The tiny tensors are slower on several threads.
-    return os.environ | settings.environment() | {"OMP_NUM_THREADS": "1"}
+    return settings_in(tmp_path)
 
 
 def soundmill(settings: Settings, *words: str) -> Any:
@@ -53,22 +45,8 @@ def producer(settings: Settings) -> Iterator[Producer]:
 @pytest.fixture
 def worker(settings: Settings, producer: Producer) -> Iterator[None]:
     """A worker on one card whose only model is CSM."""
-    command = [
-        sys.executable, "-m", "soundmill.worker", "up", "--ephemeral", "--no-flower", "--card", "cpu:0",
-        "--model", "csm-1b:slots=4", "--checkpoint-dir", str(CHECKPOINT),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, env=environment(settings), stdin=subprocess.PIPE)
-    until(lambda: _served(producer), 90)
-    yield
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-
-
-def _served(producer: Producer) -> bool:
-    from soundmill.storage.listing import served_models
-
-    with producer.database.read() as connection:
-        return "csm-1b" in served_models(connection, producer.database)
+    with serving(settings, producer, "csm-1b:slots=4", checkpoint=CHECKPOINT):
+        yield
 
 
 def tone(folder: Path) -> Path:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,9 @@ import soundfile
 
 from soundmill.producer import Producer, Request
 from soundmill.storage.errors import SubmitRefused
-from soundmill.storage.listing import served_models
 from soundmill.storage.settings import Settings
 
-from .worker.running import until
+from .walking import serving, settings_in
 
 MODEL = "ming-omni-tts-0.5b"
 CHECKPOINT = Path(__file__).parent / "data" / "ming" / "checkpoint"
@@ -27,9 +23,7 @@ PARTS_AT_ONCE = 4  # of one job
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        state_dir=tmp_path / "state", input_roots=(tmp_path / "in",), shutdown_grace_s=5.0, heartbeat_s=1.0
-    )
+    return settings_in(tmp_path)
 
 
 @pytest.fixture
@@ -41,22 +35,8 @@ def producer(settings: Settings) -> Iterator[Producer]:
 @pytest.fixture
 def worker(settings: Settings, producer: Producer) -> Iterator[None]:
     """A worker on one card whose only model is Ming."""
-    command = [
-        sys.executable, "-m", "soundmill.worker", "up", "--ephemeral", "--no-flower", "--card", "cpu:0",
-        "--model", f"{MODEL}:slots=20,context=640", "--checkpoint-dir", str(CHECKPOINT),
-    ]  # fmt: skip
-    # The tiny tensors are slower on several threads.
-    environment = os.environ | settings.environment() | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
-
-    def served() -> bool:
-        with producer.database.read() as connection:
-            return MODEL in served_models(connection, producer.database)
-
-    until(served, 90)
-    yield
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+    with serving(settings, producer, f"{MODEL}:slots=20,context=640", checkpoint=CHECKPOINT):
+        yield
 
 
 def recording(path: Path, pitch_hz: float, rate: int = 16000) -> Path:

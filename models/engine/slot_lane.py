@@ -274,12 +274,7 @@ class SlotLane:
             if request.row is not row:
                 continue  # it ended a step before, this was the surplus one; or it begins again
             request.stepped(
-                steps,
-                seconds=seconds,
-                rows=count,
-                bucket=launch.bucket,
-                decodes=self._decoder is not None,
-                step_s=self._step_s,
+                steps, seconds=seconds, rows=count, bucket=launch.bucket, decodes=self._decoder is not None
             )
             if flags[slot] and not self._ignore_stops:
                 self._end(request, steps=steps - 1, taken=steps, stopped=True)
@@ -324,10 +319,6 @@ class SlotLane:
     def _vacate(self, request: SlotRequest) -> None:
         self._table.leave(_row(request).slot)
         request.row = None
-
-    @property
-    def _step_s(self) -> float | None:
-        return getattr(self.model, "step_s", None)
 
     @property
     def _dtype(self) -> str | None:

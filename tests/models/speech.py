@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from soundmill.models.errors import Cancelled
 from soundmill.models.espeak import SAMPLE_RATE_HZ as ESPEAK_RATE_HZ
 from soundmill.models.espeak import Espeak, Manner
 from soundmill.models.espeak_dtw import EspeakDtw, Request
-from soundmill.models.handler import Counts
+from soundmill.models.handler import Counts, Output
 from soundmill.models.words import Mark, split_words, time_words
 
 RATE_HZ = 16000
@@ -52,6 +53,29 @@ class FakeRun:
     def phase(self, name: str) -> Iterator[None]:
         self.phases.append(name)
         yield
+
+
+def at_once(perform: Callable[[int], Output], count: int) -> list[Output]:
+    """What `perform` makes of 0 … count − 1, each in a thread of its own, in their order."""
+    outputs: dict[int, Output] = {}
+
+    def run(number: int) -> None:
+        outputs[number] = perform(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [outputs[number] for number in range(count)]
+
+
+def expect_same_speech(found: Sequence[Output], expected: Sequence[Output]) -> None:
+    """The same results, and the same sound in their first files."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.result == other.result
+        heard, meant = (soundfile.read(said.files[0].path, dtype="float32")[0] for said in (one, other))
+        np.testing.assert_allclose(heard, meant, atol=1e-4)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..fake_npu import in_fake_npu, npu
+from ..speech import FakeRun, at_once, expect_same_speech
 
 if TYPE_CHECKING:
     from soundmill.models.csm import Csm
@@ -47,34 +48,16 @@ def say(csm: Csm, folder: Path, texts: Sequence[str], **more: Any) -> list[Outpu
     from soundmill.models.csm.handler import Request
     from soundmill.storage.arguments.csm import CsmArguments
 
-    from ..speech import FakeRun
-
-    outputs: dict[int, Output] = {}
     context = more.pop("context", ())
 
-    def perform(number: int, text: str) -> None:
+    def perform(number: int) -> Output:
         given = CsmArguments.model_validate(
-            {"text": text, "temperature": 0, "max_seconds": 0.4, **more}
+            {"text": texts[number], "temperature": 0, "max_seconds": 0.4, **more}
         ).model_dump()
         request = Request(**given | {"context": context})
-        outputs[number] = csm.perform(request, FakeRun(folder / f"{number}-{threading.get_ident()}"))
+        return csm.perform(request, FakeRun(folder / f"{number}-{threading.get_ident()}"))
 
-    threads = [threading.Thread(target=perform, args=pair) for pair in enumerate(texts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [outputs[number] for number in range(len(texts))]
-
-
-def expect_same(found: Sequence[Output], expected: Sequence[Output]) -> None:
-    import numpy as np
-    import soundfile
-
-    for one, other in zip(found, expected, strict=True):
-        assert one.result == other.result
-        heard, meant = (soundfile.read(said.files[0].path, dtype="float32")[0] for said in (one, other))
-        np.testing.assert_allclose(heard, meant, atol=1e-4)
+    return at_once(perform, len(texts))
 
 
 def clip(folder: Path) -> Mapping[str, Any]:
@@ -96,7 +79,7 @@ def test_both_cards_say_what_the_processor_says(tmp_path: Path) -> None:
     with serving("npu:0") as (first, _), serving("npu:1", graphs="on", reproducible=True) as (second, _):
         for csm, name in ((first, "0"), (second, "1")):
             found = say(csm, tmp_path / name, TEXTS, context=context)
-            expect_same(found, expected)
+            expect_same_speech(found, expected)
             assert max(int(output.metrics["batch_size"]) for output in found) >= 2
         assert npu().allocated(0) > 2_000_000, "the weights are on the card"
         assert npu().allocated(1) > 2_000_000
@@ -130,7 +113,7 @@ def test_speech_goes_on_after_the_allocator_refused_each_part_of_it(tmp_path: Pa
         for kind, method in ((Encoder, "run"), (Speaker, "prefill"), (Speaker, "step"), (Decoder, "run")):
             starve(kind, method)
         before = open_device("npu:0").refusals()
-        expect_same(say(csm, tmp_path / "npu", TEXTS, context=context), expected)
+        expect_same_speech(say(csm, tmp_path / "npu", TEXTS, context=context), expected)
         assert set(starved) == {"Encoder.run", "Speaker.prefill", "Speaker.step", "Decoder.run"}
         assert open_device("npu:0").refusals() == before + 4
         assert station.engine.slots("csm-1b") == 2

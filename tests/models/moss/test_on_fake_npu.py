@@ -5,13 +5,13 @@ Nothing here was seen on an Ascend card.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..fake_npu import in_fake_npu, npu
+from ..speech import FakeRun, at_once, expect_same_speech
 
 if TYPE_CHECKING:
     from soundmill.models.device import Device
@@ -48,31 +48,12 @@ def say(moss: Moss, folder: Path, voice: Path) -> list[Output]:
     from soundmill.models.moss.handler import Request
     from soundmill.storage.arguments.moss import MossArguments
 
-    from ..speech import FakeRun
-
-    outputs: dict[int, Output] = {}
-
-    def perform(number: int, text: str) -> None:
-        args = {"text": text, "seed": number, "max_new_frames": 8, "verbalize": "off"}
+    def perform(number: int) -> Output:
+        args = {"text": TEXTS[number], "seed": number, "max_new_frames": 8, "verbalize": "off"}
         request = Request(**MossArguments.model_validate(args).model_dump() | {"reference": voice})
-        outputs[number] = moss.perform(request, FakeRun(folder / str(number)))
+        return moss.perform(request, FakeRun(folder / str(number)))
 
-    threads = [threading.Thread(target=perform, args=pair) for pair in enumerate(TEXTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [outputs[number] for number in range(len(TEXTS))]
-
-
-def expect_same(found: Sequence[Output], expected: Sequence[Output]) -> None:
-    import numpy as np
-    import soundfile
-
-    for one, other in zip(found, expected, strict=True):
-        assert one.result == other.result
-        sounds = [soundfile.read(output.files[0].path, dtype="float32")[0] for output in (one, other)]
-        np.testing.assert_allclose(sounds[0], sounds[1], atol=1e-4)
+    return at_once(perform, len(TEXTS))
 
 
 def clip(folder: Path) -> Path:
@@ -95,7 +76,7 @@ def test_both_cards_say_what_the_processor_says(folder: Path, tmp_path: Path) ->
     ):
         for moss, name in ((first, "0"), (second, "1")):
             found = say(moss, tmp_path / name, voice)
-            expect_same(found, expected)
+            expect_same_speech(found, expected)
             assert max(int(output.metrics["batch_size"]) for output in found) >= 2
         assert npu().allocated(0) > 1_000_000, "the weights are on the card"
         assert npu().allocated(1) > 1_000_000
@@ -130,7 +111,7 @@ def test_speech_goes_on_after_the_allocator_refused_each_part_of_it(folder: Path
         ):  # fmt: skip
             starve(kind, method)
         before = open_device("npu:0").refusals()
-        expect_same(say(moss, tmp_path / "npu", voice), expected)
+        expect_same_speech(say(moss, tmp_path / "npu", voice), expected)
         assert len(starved) == 4
         assert open_device("npu:0").refusals() == before + 4
 
