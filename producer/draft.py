@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from soundmill.storage.audio_fields import audio_in, with_audio
 from soundmill.storage.catalog import Catalog, Model
@@ -27,17 +28,20 @@ SILENT_KINDS = frozenset({"caption", "align"})
 """Kinds of jobs that make no audio, so that no job can read it from them."""
 
 _STAND_IN = "0" * 64
+_NONE: Mapping[str, Any] = MappingProxyType({})
+"""What jobs without audio share: a stream may have millions, and each dict is one more to collect."""
+
 _FORMS = "a path, bytes, {'path': …}, {'bytes': …}, {'artifact': sha256} or {'job': id}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which costs a microsecond for each of millions
 class Draft:
     """A request that only the job table can still refuse.
 
     Attributes:
         args: Every argument given; audio as `{"artifact": sha256}` or `{"job": …}`, an alias as it
             was written.
-        digest: What its idempotency key binds.
+        digest: What its idempotency key binds; empty for a job that has none.
         inputs: The audio that was stored for it.
         artifacts: Audio fields, by their full names, that name a blob by its hash.
         references: Audio fields that name a job: an id, or `@` and an alias.
@@ -78,8 +82,17 @@ class _Audio:
         return {"job": self.job} if self.job is not None else {"artifact": self.artifact or _STAND_IN}
 
 
-def make_draft(request: Request, settings: Settings, catalog: Catalog, intake: Intake) -> Draft:
+def make_draft(
+    request: Request, settings: Settings, catalog: Catalog, intake: Intake, *, keyed: bool
+) -> Draft:
     """Check a request and store its audio, in this order, so that a refused one stores nothing.
+
+    Args:
+        request: What is asked for.
+        settings: The limits that hold.
+        catalog: The models that can be asked for.
+        intake: Where the audio comes from.
+        keyed: Whether the job will be given an idempotency key if the request has none.
 
     Raises:
         SubmitRefused: With the field at fault.
@@ -91,15 +104,18 @@ def make_draft(request: Request, settings: Settings, catalog: Catalog, intake: I
     args = model.parse(_written(request.args, audio))
     inputs = {name: item for name, value in audio.items() if (item := _store(name, value, intake))}
     hashes = {name: {"artifact": item.sha256} for name, item in inputs.items()}
-    given = args.model_dump(mode="json", exclude_defaults=True)
+    whole, digest = args.model_dump(mode="json"), ""
+    if keyed or request.idempotency_key is not None:
+        # Without the defaults, so that a key still fits after a release that adds an argument.
+        given = args.model_dump(mode="json", exclude_defaults=True)
+        digest = request_digest(model.kind, model.id, with_audio(given, hashes))
     return Draft(
         model=model,
-        args=with_audio(args.model_dump(mode="json"), hashes),
-        # Without the defaults, so that a key still fits after a release that adds an argument.
-        digest=request_digest(model.kind, model.id, with_audio(given, hashes)),
+        args=with_audio(whole, hashes) if hashes else whole,
+        digest=digest,
         inputs=tuple(inputs.values()),
-        artifacts={name: value.artifact for name, value in audio.items() if value.artifact is not None},
-        references={name: value.job for name, value in audio.items() if value.job is not None},
+        artifacts=_named_by(audio, "artifact"),
+        references=_named_by(audio, "job"),
         alias=request.alias,
         batch=request.batch,
         custom_id=request.custom_id,
@@ -111,12 +127,21 @@ def make_draft(request: Request, settings: Settings, catalog: Catalog, intake: I
     )
 
 
-def _audio_of(request: Request, model: Model) -> dict[str, _Audio]:
+def _audio_of(request: Request, model: Model) -> Mapping[str, _Audio]:
+    if not model.audio_fields:
+        return _NONE
     return {name: _sort(name, value) for name, value in audio_in(request.args, model.audio_fields).items()}
 
 
 def _written(args: Mapping[str, Any], audio: Mapping[str, _Audio]) -> Mapping[str, Any]:
     return with_audio(args, {name: value.written() for name, value in audio.items()}) if audio else args
+
+
+def _named_by(audio: Mapping[str, _Audio], form: Literal["artifact", "job"]) -> Mapping[str, str]:
+    """What the audio fields name in that form, by the names of the fields."""
+    if not audio:
+        return _NONE
+    return {name: named for name, value in audio.items() if (named := getattr(value, form)) is not None}
 
 
 def _sort(name: str, value: Any) -> _Audio:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .job import Job
     from .submitter import Submitter
 
-CHUNK = 1000
+CHUNK = 2000
 CHUNK_S = 1.0
 """A slow source of requests is committed at least this often, as far as it yields at all."""
 ALIASES = 10_000
@@ -85,7 +85,7 @@ def _chunks(
         try:
             if alias is not None and (alias in here or alias in aliases):
                 raise SubmitRefused(f"alias: an earlier item has the alias {alias!r} already", field="alias")
-            draft = submitter.draft(request, intake)
+            draft = submitter.draft(request, intake, keyed=key_of is not None)
             if key_of is not None and draft.idempotency_key is None:
                 draft = replace(draft, idempotency_key=key_of(draft))
             chunk.items.append(draft)

@@ -55,15 +55,15 @@ class Submitter:
         self._make_job = make_job
         self._warned: set[str] = set()
 
-    def draft(self, request: Request, intake: Intake) -> Draft:
-        """Check a request and store its audio.
+    def draft(self, request: Request, intake: Intake, *, keyed: bool = False) -> Draft:
+        """Check a request and store its audio; `keyed` tells that it will be given an idempotency key.
 
         Raises:
             SubmitRefused: With the field at fault.
         """
         if not isinstance(request, Request):
             raise SubmitRefused(f"give a Request, not {type(request).__name__}")
-        return make_draft(request, self._settings, self._catalog, intake)
+        return make_draft(request, self._settings, self._catalog, intake, keyed=keyed)
 
     def submit_graph(self, drafts: Sequence[Draft], connection: Connection | None) -> list[Job]:
         """Accept all or none, in the caller's transaction if there is one; see `Producer`."""
