@@ -186,17 +186,6 @@ def small_config() -> Any:
     )  # fmt: skip
 
 
-def published_config() -> Any:
-    """The configuration of the published model, as its page has it."""
-    from transformers import Wav2Vec2Config
-
-    return Wav2Vec2Config(
-        vocab_size=31, hidden_size=1024, num_hidden_layers=48, num_attention_heads=16, intermediate_size=4096,
-        conv_dim=[512] * 7, conv_bias=True, feat_extract_norm="layer", do_stable_layer_norm=True,
-        num_conv_pos_embeddings=128, num_conv_pos_embedding_groups=16, pad_token_id=0,
-    )  # fmt: skip
-
-
 class Bench:
     """The aligner at work on one card, with the time that its engine computes."""
 
@@ -325,6 +314,8 @@ def _rate(bench: Bench, files: Sequence[Path], threads: int, folder: Path) -> tu
 
 def card_at_work(card: str, files: int, minutes: float) -> dict[str, Any]:
     """Hours of audio with the published size, and how busy the card is meanwhile."""
+    from soundmill.models.aligner.published import published_config
+
     bench = Bench(card, published_config())
     with tempfile.TemporaryDirectory(prefix="align-") as name:
         folder = Path(name)

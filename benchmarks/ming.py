@@ -38,16 +38,18 @@ from typing import Any
 import torch
 from figures import in_turns, keep, machine, ratios, show, spread
 from ming_plain import Plain
-from ming_sizes import middle, published
+from ming_sizes import middle
 from torch import Tensor
 from torch.nn import functional
 
+from soundmill.models.bench.bandwidth import copy_speed
 from soundmill.models.device import Device, open_device
 from soundmill.models.engine.draws import normals
 from soundmill.models.engine.ports import Item, Row
 from soundmill.models.ming.codec import Speech, SpeechDecoder
 from soundmill.models.ming.config import MingConfig
 from soundmill.models.ming.network import MingNetwork
+from soundmill.models.ming.published import content
 from soundmill.models.ming.rows import Latents, MingPrompt
 from soundmill.models.ming.speech import SpeechSlots
 from soundmill.models.ming.weights import in_memory, random_tensors
@@ -200,7 +202,7 @@ def _recorded(ours: Ours) -> list[tuple[Tensor, Tensor, Tensor | None]]:
 def _on_card(options: argparse.Namespace) -> dict[str, Any]:
     device = open_device(options.card)
     device.bind_thread()
-    config = published() if options.size == "published" else middle()
+    config = MingConfig.parse(content()) if options.size == "published" else middle()
     dtype, codec = device.dtype(options.dtype), device.dtype(options.codec_dtype)
     tensors = random_tensors(config, seed=0, dtype=dtype, device=device.torch_device)
     network = MingNetwork(
@@ -246,11 +248,9 @@ def _seconds(device: Device, work: Callable[[], object]) -> float:
 def _card_speeds(device: Device, dtype: torch.dtype) -> dict[str, float]:
     """Bytes per second of a copy's reads and writes, and operations per second of a large product."""
     width = 1024 if device.immediate else 8192
-    block = torch.zeros(1 << 29, dtype=torch.uint8, device=device.torch_device)
     square = torch.zeros(width, width, dtype=dtype, device=device.torch_device)
-    copy_s = min(_seconds(device, block.clone) for _ in range(5))
     product_s = min(_seconds(device, lambda: square @ square) for _ in range(5))
-    return {"bytes_per_s": 2 * len(block) / copy_s, "operations_per_s": 2 * width**3 / product_s}
+    return {"bytes_per_s": copy_speed(device), "operations_per_s": 2 * width**3 / product_s}
 
 
 def _floor_s(rows: int, speeds: dict[str, float]) -> float:

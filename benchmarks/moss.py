@@ -1,22 +1,27 @@
 """How fast MOSS speaks: the published size with random weights, beside a plain transcription of its structure.
 
-    python benchmarks/moss.py                        # 2 threads, 3 rounds, several minutes
-    python benchmarks/moss.py --rounds 5 --frames 48 --json benchmarks/results/moss.json
-    python benchmarks/moss.py --device cuda:0        # bf16, captured steps, 1 and 64 slots
+    python benchmarks/moss.py --json benchmarks/results/moss.json   # 1 and 2 threads; some 5 minutes
+    python benchmarks/moss.py --threads 2 --rounds 5 --frames 48
+    python benchmarks/moss.py --device cuda:0                       # bf16, captured steps, 1, 8 and 64 slots
 
 The sides take turns in each round. Each runs a fixed number of frames behind a prompt of 300 rows (78 of the
 template, 150 of a reference, 72 of text), draws with the published rules, ignores the gate's stop, and decodes
-its frames to sound; the prompt's own time is told apart. A frame is 80 ms.
+its frames to sound; the prompt's own time is told apart. A frame is 80 ms; the real-time factor of 8 slots is
+that of all together.
 
 - `plain`: one row as published: the local transformer without a cache, the full text head at the gate, one
   codec frame per call; fp32 (see `sides/moss_plain.py`).
 - `fp32`, `bf16`, `int8` with 1 and 8 slots: the slot model and the codec's batch model as the engine calls
-  them. int8 are the linear layers of the language model in torch's own dynamic quantisation; the codec is fp32
-  always.
+  them. The 8 rows have one voice, which is prefilled once. int8 are the linear layers of the language model in
+  torch's own dynamic quantisation; the codec is fp32 always.
+
+Every side of a run may use the same number of threads, and a thread that waits sleeps, as in a worker. A step of
+few int8 rows takes one of them only (see `models/moss/linear.py`).
 
 Beside the speed: how far bf16 and int8 logits are from fp32 over the same rows, which says more about
-arithmetic than about voices, as the weights are random. Processor time is told beside wall time, since other
-programs on the machine lengthen only the latter; ratios are taken round by round.
+arithmetic than about voices, as the weights are random; and what one layer takes in each form, in those of
+torchao too where it is installed, which without a compiler are several times slower than fp32. Processor time is told beside
+wall time, since other programs on the machine lengthen only the latter; ratios are taken round by round.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -36,29 +42,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as a worker has it; read when torch is imported
+
 import torch
 from benchmarks.sides.figures import in_turns, ratios, spread
 from benchmarks.sides.moss_plain import PlainCodec, PlainLanguageModel
-from benchmarks.sides.moss_sizes import CODEC, LANGUAGE, RandomWeights
 
+from soundmill.models.bench.moss import AUDIO, GATE
 from soundmill.models.device import Device, open_device
 from soundmill.models.engine.ports import Item, Row
-from soundmill.models.engine.sampling import Sampling
 from soundmill.models.moss.codec import Codec
 from soundmill.models.moss.codec_calls import SpeechDecoder
 from soundmill.models.moss.config import CodecConfig, LanguageConfig
 from soundmill.models.moss.language_model import LanguageModel
+from soundmill.models.moss.linear import make_linear
+from soundmill.models.moss.published import CODEC, LANGUAGE
+from soundmill.models.moss.random_weights import RandomWeights
 from soundmill.models.moss.slots import MossSlots, Prompt
 
 FRAME_S = 0.08
 PROMPT_ROWS = 300
 CONTEXT = 1280
-GATE = Sampling(temperature=1.0, top_k=50)
-AUDIO = Sampling(temperature=0.8, top_k=25, top_p=0.95, repetition_penalty=1.2)
 CPU_GOALS = {
     "fp32 1": 1.5, "bf16 1": 2.5, "int8 1": 4.0, "fp32 8": 5.0, "bf16 8": 8.0, "int8 8": 8.0,
 }  # fmt: skip
 """Of the plain side's frames per second."""
+
+REAL_TIME_GOALS = {"bf16 1": 1.0, "int8 1": 1.0, "fp32 8": 0.25, "bf16 8": 0.25, "int8 8": 0.25}
+"""Seconds for each second of audio, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +161,11 @@ class Ours:
         )  # fmt: skip
 
     def _row(self, slot: int) -> Row[Prompt]:
-        wanted = Prompt(rows=prompt(), codebooks=LANGUAGE["n_vq"], gate=GATE, audio=AUDIO, seed=slot)
+        voice, shared = ("the same", PROMPT_ROWS - 1) if self._count > 1 else (None, 0)
+        wanted = Prompt(
+            rows=prompt(), voice=voice, shared=shared, codebooks=LANGUAGE["n_vq"], gate=GATE, audio=AUDIO,
+            seed=slot,
+        )  # fmt: skip
         return Row(prompt=wanted, positions=PROMPT_ROWS, max_steps=self._frames, slot=slot)
 
 
@@ -161,15 +176,15 @@ def load(form: str, device: Device) -> LanguageModel:
     """The published size in one arithmetic."""
     with torch.inference_mode():
         return LanguageModel(
-            LanguageConfig._of(LANGUAGE), RandomWeights(), device=device.torch_device, positions=CONTEXT + 1,
+            LanguageConfig.parse(LANGUAGE), RandomWeights(), device=device.torch_device, positions=CONTEXT + 1,
             dtype=torch.bfloat16 if form == "bf16" else torch.float32,
             form="int8" if form == "int8" else None,
         )  # fmt: skip
 
 
 def make_slots(model: LanguageModel, device: Device, *, graphs: bool) -> MossSlots:
-    """Slots without kept voices, which a benchmark has no use for."""
-    return MossSlots(model, device, context=CONTEXT, graphs=graphs, voices=0, longest_prefix=0)
+    """Slots with room for one kept voice."""
+    return MossSlots(model, device, context=CONTEXT, graphs=graphs, voices=1, longest_prefix=PROMPT_ROWS)
 
 
 @torch.inference_mode()
@@ -206,10 +221,11 @@ def has_bf16() -> bool:
 
 
 def on_processor(options: argparse.Namespace) -> dict[str, Any]:
-    """Both kinds of side in turns."""
-    device = open_device("cpu", threads=options.threads)
+    """Both kinds of side in turns, once for each number of threads."""
+    counts = [int(count) for count in options.threads.split(",")]
+    device = open_device("cpu", threads=max(counts))
     with torch.inference_mode():
-        codec = Codec(CodecConfig._of(CODEC), RandomWeights(), device.torch_device)
+        codec = Codec(CodecConfig.parse(CODEC), RandomWeights(), device.torch_device)
     forms = [form for form in ("fp32", "bf16", "int8") if form != "bf16" or has_bf16()]
     models = {form: load(form, device) for form in forms}
     logits = {form: logits_of(model, prompt()) for form, model in models.items()}
@@ -220,21 +236,79 @@ def on_processor(options: argparse.Namespace) -> dict[str, Any]:
         for count in (1, 8):
             slots, decoder = make_slots(model, device, graphs=False), SpeechDecoder(codec, device)
             sides[f"{form} {count}"] = Ours(slots, decoder, device, count, options.frames)
-    found = measure(sides, options.rounds)
+    runs = {}
+    for count in counts:
+        print(f"{count} thread(s)", file=sys.stderr, flush=True)
+        torch.set_num_threads(count)
+        runs[str(count)] = with_threads(sides, options.rounds)
+    return {
+        "by_threads": runs, "goals": CPU_GOALS, "real_time_goals": REAL_TIME_GOALS,
+        "logits_beside_fp32": told,
+    }  # fmt: skip
+
+
+def with_threads(sides: Mapping[str, Callable[[], Took]], rounds: int) -> dict[str, Any]:
+    """The figures of all sides with as many threads as torch now has."""
+    found = measure(sides, rounds)
     plain = found["plain"]
     beside = {
         name: ratios([other.frame_s for other in plain], [took.frame_s for took in times])
         for name, times in found.items()
         if name != "plain"
     }
-    return {"sides": figures(found), "times_plain": beside, "goals": CPU_GOALS, "logits_beside_fp32": told}
+    return {"sides": figures(found), "times_plain": beside, "layer_us": layers()}
+
+
+@torch.inference_mode()
+def layers(outputs: int = 3072, inputs: int = 768) -> dict[str, dict[str, float]]:
+    """What the MLP's first layer takes for one row, in microseconds."""
+    generator = torch.Generator().manual_seed(2)
+    weight, bias = torch.randn(outputs, inputs, generator=generator), torch.zeros(outputs)
+    x = torch.randn(1, inputs, generator=generator)
+    forms: dict[str, Callable[[], Any]] = {}
+    for name, form, dtype in (
+        ("fp32", "packed", torch.float32), ("bf16", "packed", torch.bfloat16), ("int8", "int8", torch.float32),
+    ):  # fmt: skip
+        if name != "bf16" or has_bf16():
+            layer, given = make_linear(weight.to(dtype), bias.to(dtype), form, "none"), x.to(dtype)
+            forms[name] = functools.partial(layer, given)
+    for name, module in of_torchao(weight, bias).items():
+        forms[name] = functools.partial(module, x)
+    return {name: spread([1e6 * seconds for seconds in timed(form)]) for name, form in forms.items()}
+
+
+def of_torchao(weight: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.nn.Module]:
+    """The layer as torchao makes it, run without a compiler; none where it is not installed."""
+    try:
+        from torchao import quantization
+    except ImportError:
+        return {}
+    found = {}
+    for name in ("Int8DynamicActivationInt8WeightConfig", "Int8WeightOnlyConfig"):
+        with torch.inference_mode(False), torch.no_grad():
+            layer = torch.nn.Sequential(torch.nn.Linear(weight.shape[1], weight.shape[0]))
+            layer[0].weight.copy_(weight)
+            layer[0].bias.copy_(bias)
+            quantization.quantize_(layer, getattr(quantization, name)())
+        found[f"torchao {name}"] = layer
+    return found
+
+
+def timed(call: Callable[[], Any], times: int = 100) -> list[float]:
+    """Seconds of each call, behind some that do not count."""
+    found = []
+    for _ in range(times + 10):
+        at = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - at)
+    return found[10:]
 
 
 def on_card(options: argparse.Namespace) -> dict[str, Any]:
     """Captured steps in bf16 with 1 and 64 slots."""
     device = open_device(options.device)
     with torch.inference_mode():
-        codec = Codec(CodecConfig._of(CODEC), RandomWeights(), device.torch_device)
+        codec = Codec(CodecConfig.parse(CODEC), RandomWeights(), device.torch_device)
     model = load("bf16", device)
     sides: dict[str, Callable[[], Took]] = {}
     for count in (1, 8, 64):
@@ -281,34 +355,58 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", default="1,2", help="of a processor; a run for each")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    before = os.getloadavg()[0]
+    before, began = os.getloadavg()[0], time.perf_counter()
     told = on_processor(options) if options.device == "cpu" else on_card(options)
     told["run"] = {
-        "threads": options.threads, "rounds": options.rounds, "frames": options.frames,
-        "prompt_rows": PROMPT_ROWS, "torch": torch.__version__, "cores": os.cpu_count(),
+        "rounds": options.rounds, "frames": options.frames, "prompt_rows": PROMPT_ROWS,
+        "wait_policy": os.environ["OMP_WAIT_POLICY"], "minutes": round((time.perf_counter() - began) / 60, 1),
         "load_average_before": round(before, 2), "load_average_after": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__, "cores": os.cpu_count(),
     }  # fmt: skip
-    print(f"{'side':8} {'frames/s':>9} {'RTF':>7} {'model ms':>9} {'codec ms':>9} {'x plain':>8} {'goal':>5}")
-    for name, side in told["sides"].items():
-        times = told.get("times_plain", {}).get(name, {}).get("median", "")
-        goal = told["goals"].get(name, "")
-        cells = [side[key]["median"] for key in ("frames_per_s", "real_time_factor", "model_ms", "codec_ms")]
-        print(
-            f"{name:8} {cells[0]:9.1f} {cells[1]:7.3f} {cells[2]:9.2f} {cells[3]:9.2f} {times!s:>8} {goal!s:>5}"
-        )
-    for form, values in told.get("logits_beside_fp32", {}).items():
-        print(f"logits of {form} beside fp32: {values}")
-    print(
-        f"load average {told['run']['load_average_before']} before, {told['run']['load_average_after']} after"
-    )
+    show(told)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def show(told: Mapping[str, Any]) -> None:
+    """The tables."""
+    for count, run in told.get("by_threads", {"": told}).items():
+        if count:
+            print(f"\n{count} thread(s)")
+        print_sides(run["sides"], run.get("times_plain", {}), told)
+        for name, spent in run.get("layer_us", {}).items():
+            print(f"  768 → 3072, 1 row, {name}: {spent['median']:.0f} µs (least {spent['least']:.0f})")
+    print()
+    for form, values in told.get("logits_beside_fp32", {}).items():
+        print(f"logits of {form} beside fp32: {values}")
+    run = told["run"]
+    print(
+        f"load average {run['load_average_before']} before, {run['load_average_after']} after; "
+        f"{run['minutes']} minutes"
+    )
+
+
+def print_sides(sides: Mapping[str, Any], times_plain: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """A line for each side: medians, and what was aimed at."""
+    goals, real_time = told["goals"], told.get("real_time_goals", {})
+    print(
+        f"{'side':8} {'frames/s':>9} {'model ms':>9} {'codec ms':>9} {'RTF':>7} {'goal':>5} {'x plain':>8} {'goal':>5}"
+    )
+    for name, side in sides.items():
+        speed, model, codec, factor = (
+            side[key]["median"] for key in ("frames_per_s", "model_ms", "codec_ms", "real_time_factor")
+        )
+        times = times_plain.get(name, {}).get("median", "")
+        print(
+            f"{name:8} {speed:9.1f} {model:9.2f} {codec:9.2f} {factor:7.3f} {real_time.get(name, '')!s:>5} "
+            f"{times!s:>8} {goals.get(name, '')!s:>5}"
+        )
 
 
 if __name__ == "__main__":

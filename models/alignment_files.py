@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _Writer = Callable[[Path, Alignment, Path], None]
 """Takes where to write to, the alignment, and the recording."""
 
 _LEFT_OUT = {"language", "licence", "romanized", "segments", "characters", "minutes", "doubtful"}
+_FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_LONG_TEXT = 65_536  # characters; more is not sent from one process to another
 _CTM_FILE, _CTM_CHANNEL = "audio", "1"  # a job knows no name of its recording
 
 
@@ -37,7 +40,41 @@ def write_files(
     Raises:
         ModelUnavailable: A picture is asked for, and there is no matplotlib.
     """
-    return tuple(_write(folder, alignment, form, audio) for name, form in FORMATS.items() if name in formats)
+    files, texts = prepare_files(folder, alignment, formats, audio)
+    for path, text in texts.items():
+        write_text(path, text)
+    return files
+
+
+def prepare_files(
+    folder: Path, alignment: Alignment, formats: Collection[str], audio: Path
+) -> tuple[tuple[OutputFile, ...], dict[Path, str]]:
+    """The same, but leave short texts to the caller: a helper that waits for the disk holds up everybody's work.
+
+    Returns:
+        The files, and the texts of those that are still to be written, with `write_text`.
+
+    Raises:
+        ModelUnavailable: As `write_files`.
+    """
+    files: list[OutputFile] = []
+    texts: dict[Path, str] = {}
+    for form in (form for name, form in FORMATS.items() if name in formats):
+        path = folder / f"alignment.{form.ending}"
+        text = form.write.render(alignment) if isinstance(form.write, _Text) else None
+        if text is None:
+            form.write(path, alignment, audio)
+        elif len(text) > _LONG_TEXT:
+            write_text(path, text)
+        else:
+            texts[path] = text
+        files.append(OutputFile(name=path.name, path=path, media_type=form.media_type, role=form.role))
+    return tuple(files), texts
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of an alignment."""
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def as_json(alignment: Alignment) -> str:
@@ -57,8 +94,12 @@ def as_ctm(alignment: Alignment) -> str:
 
 
 def as_tsv(alignment: Alignment) -> str:
-    """Start and end in whole milliseconds, and the text, under the headings of Whisper's TSV."""
-    rows = (f"{_ms(unit.start_s)}\t{_ms(unit.end_s)}\t{_line(unit)}\n" for unit in alignment.units)
+    """Start and end in whole milliseconds, and the text, under the headings of Whisper's TSV.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it, and so has one that begins
+    with apostrophes before such a character: one less, and it is as it was.
+    """
+    rows = (f"{_ms(unit.start_s)}\t{_ms(unit.end_s)}\t{_cell(_line(unit))}\n" for unit in alignment.units)
     return "start\tend\ttext\n" + "".join(rows)
 
 
@@ -109,25 +150,26 @@ def _line(unit: AlignedWord) -> str:
     return " ".join(unit.text.split())
 
 
+def _cell(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _text(render: Callable[[Alignment], str]) -> _Writer:
-    def write(path: Path, alignment: Alignment, _: Path) -> None:
-        path.write_text(render(alignment), encoding="utf-8", newline="\n")
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A writer of a format that is text."""
 
-    return write
+    render: Callable[[Alignment], str]
+
+    def __call__(self, path: Path, alignment: Alignment, _: Path) -> None:
+        write_text(path, self.render(alignment))
 
 
 def _textgrid(format: str) -> _Writer:
     return lambda path, alignment, _: write_textgrid(path, alignment, format=format)
-
-
-def _write(folder: Path, alignment: Alignment, form: _Format, audio: Path) -> OutputFile:
-    path = folder / f"alignment.{form.ending}"
-    form.write(path, alignment, audio)
-    return OutputFile(name=path.name, path=path, media_type=form.media_type, role=form.role)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +181,7 @@ class _Format:
 
 
 FORMATS = {
-    "json": _Format(ending="json", media_type="application/json", role="alignment", write=_text(as_json)),
+    "json": _Format(ending="json", media_type="application/json", role="alignment", write=_Text(as_json)),
     "textgrid": _Format(
         ending="TextGrid",
         media_type="text/x-praat-textgrid",
@@ -152,13 +194,13 @@ FORMATS = {
         role="textgrid-short",
         write=_textgrid("short_textgrid"),
     ),
-    "srt": _Format(ending="srt", media_type="application/x-subrip", role="srt", write=_text(as_srt)),
-    "vtt": _Format(ending="vtt", media_type="text/vtt", role="vtt", write=_text(as_vtt)),
-    "ass": _Format(ending="ass", media_type="text/x-ssa", role="ass", write=_text(as_ass)),
-    "ctm": _Format(ending="ctm", media_type="text/plain", role="ctm", write=_text(as_ctm)),
-    "tsv": _Format(ending="tsv", media_type="text/tab-separated-values", role="tsv", write=_text(as_tsv)),
+    "srt": _Format(ending="srt", media_type="application/x-subrip", role="srt", write=_Text(as_srt)),
+    "vtt": _Format(ending="vtt", media_type="text/vtt", role="vtt", write=_Text(as_vtt)),
+    "ass": _Format(ending="ass", media_type="text/x-ssa", role="ass", write=_Text(as_ass)),
+    "ctm": _Format(ending="ctm", media_type="text/plain", role="ctm", write=_Text(as_ctm)),
+    "tsv": _Format(ending="tsv", media_type="text/tab-separated-values", role="tsv", write=_Text(as_tsv)),
     "audacity": _Format(
-        ending="labels.txt", media_type="text/plain", role="audacity", write=_text(as_labels)
+        ending="labels.txt", media_type="text/plain", role="audacity", write=_Text(as_labels)
     ),
     "png": _Format(ending="png", media_type="image/png", role="picture", write=draw),
 }

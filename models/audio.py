@@ -26,7 +26,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from .errors import InputError
+from .errors import InputError, ModelError
 
 Samples = npt.NDArray[np.float32]
 
@@ -40,6 +40,8 @@ _CONTAINERS = {
 }
 
 BLOCK_S = 1.0
+# A second is read at a time: a header of 48 bytes that claims gigahertz would take gigabytes.
+_MAX_RATE_HZ, _MAX_CHANNELS = 384_000, 64
 # libsndfile keeps what it hands to the MP3 and Opus encoders on the C stack: large writes have crashed it.
 _WRITE_BLOCK = 16384
 # Programs that write a WAV into a pipe cannot know its length and fill in one of these.
@@ -114,18 +116,36 @@ def mono_blocks(path: Path, *, sample_rate: int, max_s: float | None = None) -> 
     Raises:
         InputError: As `blocks`.
     """
-    yield from _resampled(blocks(path, max_s=max_s), probe(path).sample_rate, sample_rate)
+    with mono_stream(path, sample_rate=sample_rate, max_s=max_s) as (_, parts):
+        yield from parts
+
+
+@contextmanager
+def mono_stream(
+    path: Path, *, sample_rate: int, max_s: float | None = None
+) -> Iterator[tuple[AudioInfo, Iterator[Samples]]]:
+    """Open a file once for both: what its header says, and the blocks of `mono_blocks`, until the block ends.
+
+    Raises:
+        InputError: As `blocks`.
+    """
+    with _opened(path) as file:
+        info = _info(file)
+        parts = _read_blocks(file, info, block_s=BLOCK_S, max_s=max_s)
+        yield info, _resampled(parts, info.sample_rate, sample_rate)
 
 
 def _resampled(
     parts: Iterator[Samples], from_hz: int, to_hz: int, checkpoint: Callable[[], None] | None = None
 ) -> Iterator[Samples]:
-    resampler: Any = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
+    same = from_hz == to_hz  # then soxr gives back what it is given, and takes its time
+    resampler: Any = None if same else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
     for block in parts:
-        yield resampler.resample_chunk(to_mono(block))
+        yield to_mono(block) if same else resampler.resample_chunk(to_mono(block))
         if checkpoint is not None:
             checkpoint()
-    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    if not same:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def blocks(path: Path, *, block_s: float = BLOCK_S, max_s: float | None = None) -> Iterator[Samples]:
@@ -136,16 +156,19 @@ def blocks(path: Path, *, block_s: float = BLOCK_S, max_s: float | None = None) 
             NaN or infinite. A fault in the middle of a file is raised when its block is reached.
     """
     with _opened(path) as file:
-        info = _info(file)
-        _check_length(info.duration_s, max_s)
-        size = max(1, seconds_to_samples(block_s, info.sample_rate))
-        done = 0
-        while len(block := _read_block(file, size)):
-            done += len(block)
-            _check_length(samples_to_seconds(done, info.sample_rate), max_s)
-            yield block
-        if done < info.samples:
-            raise InputError(_ends_early(done / info.sample_rate, info.duration_s))
+        yield from _read_blocks(file, _info(file), block_s=block_s, max_s=max_s)
+
+
+def _read_blocks(file: Any, info: AudioInfo, *, block_s: float, max_s: float | None) -> Iterator[Samples]:
+    _check_length(info.duration_s, max_s)
+    size = max(1, seconds_to_samples(block_s, info.sample_rate))
+    done = 0
+    while len(block := _read_block(file, size)):
+        done += len(block)
+        _check_length(samples_to_seconds(done, info.sample_rate), max_s)
+        yield block
+    if done < info.samples:
+        raise InputError(_ends_early(done / info.sample_rate, info.duration_s))
 
 
 def to_mono(samples: Samples) -> Samples:
@@ -198,7 +221,15 @@ class AudioWriter:
         return samples_to_seconds(self.samples, self.sample_rate)
 
     def write(self, samples: Samples) -> None:
-        """Append [S] or [S, C] at the rate `from_hz`. Values outside [-1, 1] are clipped."""
+        """Append [S] or [S, C] at the rate `from_hz`. Values outside [-1, 1] are clipped.
+
+        Raises:
+            ModelError: A sample is no number: nobody could tell it from sound in the file.
+        """
+        if not np.isfinite(samples).all():
+            raise ModelError(
+                "the model made audio that is not finite; let the worker run it with --dtype fp32"
+            )
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples)
         self._append(samples)
@@ -250,6 +281,11 @@ def _info(file: Any) -> AudioInfo:
     info = AudioInfo(sample_rate=file.samplerate, channels=file.channels, samples=file.frames)
     if info.samples == 0:
         raise InputError("the audio file holds no samples")
+    if not 0 < info.sample_rate <= _MAX_RATE_HZ or not 0 < info.channels <= _MAX_CHANNELS:
+        raise InputError(
+            f"the audio file has {info.channels} channels at {info.sample_rate} Hz; "
+            f"send up to {_MAX_CHANNELS} at up to {_MAX_RATE_HZ} Hz"
+        )
     return info
 
 
@@ -288,6 +324,9 @@ def _check_wav_size(path: Path) -> None:
                     raise InputError(_ends_early(held / bytes_per_s, length / bytes_per_s))
                 return
             if name == b"fmt " and length >= 16:
-                bytes_per_s = struct.unpack("<8xI", file.read(12))[0]
+                form = file.read(12)
+                if len(form) < 12:
+                    return  # it ends here, which libsndfile says
+                bytes_per_s = struct.unpack("<8xI", form)[0]
                 length -= 12
             file.seek(length + length % 2, os.SEEK_CUR)  # chunks are padded to even lengths

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .handler import Counts, Handler
 from .place import ModelOptions
 from .station import Station
+
+if TYPE_CHECKING:
+    from .device import Device
 
 _ENTRY_POINTS = "soundmill.direct"
 """Where the catalogue of models is found, which models know nothing of."""
@@ -77,16 +80,18 @@ def load(
     checkpoint: Path | str | None = None,
     device: str = "auto",
     options: ModelOptions | None = None,
+    threads: int | None = None,
 ) -> Loaded:
     """Make a model ready for many requests; the arguments are those of `run`.
 
-    Requests of several threads are batched, up to `Loaded.slots` of them.
+    Requests of several threads are batched, up to `Loaded.slots` of them. With `threads` a processor
+    computes with so many.
     """
     dotted, usual = _entry("model")(model_id)
     folder = Path(checkpoint) if checkpoint is not None else usual
     chosen = replace(options or ModelOptions(), checkpoint=folder)
     module, _, name = dotted.partition(":")
-    station = Station(device)
+    station = Station(device, threads=threads)
     try:
         handler: Handler = getattr(import_module(module), name)()
         handler.load(station.place(chosen))
@@ -95,6 +100,18 @@ def load(
         station.close()
         raise
     return Loaded(model_id, handler, station)
+
+
+def handler_of(model_id: str) -> str:
+    """The handler of a model as `module:Class`."""
+    dotted: str = _entry("model")(model_id)[0]
+    return dotted
+
+
+def checkpoint_of(model_id: str) -> Path:
+    """Where the checkpoint of a model is looked for; there may be none."""
+    folder: Path = _entry("model")(model_id)[1]
+    return folder
 
 
 class Loaded:
@@ -115,6 +132,12 @@ class Loaded:
     def card(self) -> str:
         """Where it runs, such as `npu:0`."""
         return self._station.card
+
+    @property
+    def device(self) -> Device | None:
+        """The opened device, whose memory may be looked at; `None` for a model that computes on none."""
+        engine = self._station.opened_engine
+        return None if engine is None else engine.device
 
     def run(self, fields: Mapping[str, Any], *, folder: Path | str | None = None) -> Made:
         """Perform one request; see `soundmill.models.run`."""

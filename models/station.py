@@ -73,6 +73,11 @@ class Station:
                 )
             return self._engine
 
+    @property
+    def opened_engine(self) -> CardEngine | None:
+        """The engine, if a model has asked for it."""
+        return self._engine
+
     def open(self) -> None:
         """All handlers are loaded: divide the memory, capture, and take requests.
 

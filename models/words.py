@@ -27,7 +27,8 @@ _UNIT = re.compile(
     rf"|(?:(?!{_OPENED}(?:[{_HAN}]|{_KANA})).)+"
 )
 
-_SENTENCE_END = re.compile(r"[.!?…。！？؟۔।]+[\"'”’»」』)\]]*(?=\s)|[。！？]|\n\s*\n")
+# A run of marks is looked at once, from its first and whole: a text may be a million of them.
+_SENTENCE_END = re.compile(r"(?<![.!?…。！？؟۔।])[.!?…。！？؟۔।]++[\"'”’»」』)\]]*+(?=\s)|[。！？]|\n\s*\n")
 _CLAUSE_END = re.compile(r"[,;:，、；：،؛—–](?=\s)|[，、；：]")
 _SPACE = re.compile(r"\s+")
 

@@ -37,10 +37,11 @@ TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The job behind an alias: its id and kind."""
+    """The job behind an alias: its id and kind, and whether nothing but its key is left."""
 
     id: str
     kind: str
+    pruned: bool = False
 
 
 Names = Mapping[str, Named | None]
@@ -125,14 +126,14 @@ def _make_plan(connection: Connection, tenant: str, drafts: Sequence[Draft], nam
     jobs = {name for draft in drafts for name in draft.references.values() if not name.startswith("@")}
     hashes = {sha256 for draft in drafts for sha256 in draft.artifacts.values()}
     known = lookup.known_keys(connection, tenant, keys) if keys else {}
-    kinds = lookup.kinds_of(connection, tenant, jobs) if jobs else {}
+    kinds = lookup.kinds_of(connection, tenant, jobs, whole=True) if jobs else {}
     blobs = lookup.owned_blobs(connection, tenant, hashes) if hashes else {}
     plan = _Plan(iter(new_ids(len(drafts))))
     for draft in drafts:
         answer = _planned(plan, draft, tenant, names, (known, kinds, blobs))
         plan.answers.append(answer)
         if draft.alias is not None:
-            plan.names[draft.alias] = _named(plan, draft, answer)
+            plan.names[draft.alias] = _named(plan, draft, answer, known)
     return plan
 
 
@@ -153,10 +154,15 @@ def _planned(plan: _Plan, draft: Draft, tenant: str, names: Names, found: _Found
     return place
 
 
-def _named(plan: _Plan, draft: Draft, answer: Answer | int) -> Named | None:
+def _named(
+    plan: _Plan, draft: Draft, answer: Answer | int, known: Mapping[str, lookup.KnownKey]
+) -> Named | None:
     if isinstance(answer, SubmitRefused):
         return None
-    return Named(plan.jobs[answer].id if isinstance(answer, int) else answer.id, draft.model.kind)
+    if isinstance(answer, int):
+        return Named(plan.jobs[answer].id, draft.model.kind)
+    key = draft.idempotency_key or ""
+    return Named(answer.id, draft.model.kind, pruned=key in known and known[key].pruned)
 
 
 def _known_answer(
@@ -239,6 +245,12 @@ def _parent(field_name: str, reference: str, before: Names, here: Names, kinds: 
                 field=place,
             )
         named = Named(reference, kinds[reference])
+    if named.pruned:
+        raise SubmitRefused(
+            f"{place}: {reference} is job {named.id}, which was done long ago and pruned; "
+            "give it another idempotency key, and it runs again",
+            field=place,
+        )
     if named.kind in SILENT_KINDS:
         raise SubmitRefused(
             f"{place}: {reference} does a {named.kind} job, which makes no audio; name one that speaks",

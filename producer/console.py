@@ -1,7 +1,7 @@
 """What commands print: answers on standard output, everything else on standard error.
 
 Texts of submitters can hold anything, also control characters that a terminal would obey; they are
-shown as replacement characters.
+shown as replacement characters, and in JSON as escapes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from soundmill.storage.printing import escaped, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +39,7 @@ def answer(text: str = "") -> None:
 
 def answer_json(value: Any) -> None:
     """A JSON document on standard output."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    typer.echo(escaped(json.dumps(value, ensure_ascii=False, indent=2, default=str), keep="\n"))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
@@ -74,13 +76,6 @@ def stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
-
-
-def plain(text: str) -> str:
-    """The text on one line, without characters that a terminal would obey."""
-    return "".join(
-        letter if letter.isprintable() else "\ufffd" if letter not in "\n\r\t" else " " for letter in text
-    )
 
 
 def clock(at: float | None) -> str:

@@ -31,7 +31,7 @@ _STAND_IN = "0" * 64
 _NONE: Mapping[str, Any] = MappingProxyType({})
 """What jobs without audio share: a stream may have millions, and each dict is one more to collect."""
 
-_FORMS = "a path, bytes, {'path': …}, {'bytes': …}, {'artifact': sha256} or {'job': id}"
+_FORMS = "a path, bytes, {'path': …}, {'bytes': …}, {'url': …}, {'artifact': sha256} or {'job': id}"
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen, which costs a microsecond for each of millions
@@ -76,6 +76,7 @@ class _Audio:
     job: str | None = None
     path: Path | None = None
     data: bytes | None = None
+    url: str | None = None
 
     def written(self) -> dict[str, str]:
         """As the catalogue reads it; what is not stored yet has a stand-in for its hash."""
@@ -158,6 +159,8 @@ def _sort(name: str, value: Any) -> _Audio:
         return _Audio(job=inner.id if isinstance(inner, Job) else _text(f"{name}.job", inner))
     if form == "artifact":
         return _Audio(artifact=_text(f"{name}.artifact", inner))
+    if form == "url":
+        return _Audio(url=_text(f"{name}.url", inner))
     if form == "path" and isinstance(inner, str | Path):
         return _Audio(path=_path(name, inner))
     if form == "bytes" and isinstance(inner, bytes | bytearray | memoryview):
@@ -175,6 +178,8 @@ def _path(name: str, value: str | Path) -> Path:
     text = str(value)
     if not text or "\x00" in text:
         raise InputRefused(f"{name}: that is not the path of a file", field=name)
+    if text.startswith(("https:", "http:")):
+        raise InputRefused(f"{name}: that is an address; give it as {{'url': …}}", field=name)
     return Path(text)
 
 
@@ -183,4 +188,6 @@ def _store(name: str, audio: _Audio, intake: Intake) -> StoredInput | None:
         return intake.store_file(name, audio.path)
     if audio.data is not None:
         return intake.store_bytes(name, audio.data)
+    if audio.url is not None:
+        return intake.store_url(name, audio.url)
     return None

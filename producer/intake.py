@@ -1,4 +1,4 @@
-"""Where the audio of requests comes in: paths from a folder, bytes from anywhere."""
+"""Where the audio of requests comes in: paths from a folder, bytes from anywhere, addresses if that is allowed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from typing import TYPE_CHECKING, Self
 from soundmill.storage.audio_fields import input_name
 from soundmill.storage.blobs import BlobStore, LocalBlobStore
 from soundmill.storage.errors import NotFound
+from soundmill.storage.inputs import InputAudio, InputStore
 from soundmill.storage.submission import StoredInput
 
 if TYPE_CHECKING:
-    from soundmill.storage.inputs import InputAudio, InputStore
+    from soundmill.storage.examiner import Examiner
     from soundmill.storage.settings import Settings
+
+    from .fetching import Fetcher
 
 REMEMBERED = 1024
 # Far below the age at which the collector takes a blob that no job has.
 REMEMBERED_S = 3600.0
+
+_Identity = tuple[str, int, int, int] | str
+"""What audio is known by: a file's path and what changes with its content, or an address."""
 
 
 class Intake:
@@ -38,6 +44,8 @@ class Intake:
         *,
         base: Path | None = None,
         roots: Sequence[Path] = (),
+        examiner: Examiner | None = None,
+        fetcher: Fetcher | None = None,
     ) -> None:
         """Take audio in.
 
@@ -46,14 +54,18 @@ class Intake:
             blobs: Where it is stored.
             base: The folder that relative paths are meant from; `None` is the current one.
             roots: Folders, or single files, that are allowed beside `settings.input_roots`.
+            examiner: Decodes it; `None` makes one.
+            fetcher: Fetches it from addresses; `None` makes one of the settings.
         """
         self._settings = settings
         self._blobs = blobs
         self._base = base
         self._roots = (*roots, *settings.input_roots)
+        self._examiner = examiner
+        self._fetcher = fetcher
         self._lock = threading.Lock()
         self._inputs: InputStore | None = None
-        self._known: OrderedDict[tuple[str, int, int, int], tuple[float, InputAudio]] = OrderedDict()
+        self._known: OrderedDict[_Identity, tuple[float, InputAudio]] = OrderedDict()
 
     def store_file(self, field: str, path: Path) -> StoredInput:
         """Check and store the audio of a file.
@@ -80,28 +92,47 @@ class Intake:
         """
         return self._taken(field, self._store().from_bytes(content, field=field))
 
+    def store_url(self, field: str, url: str) -> StoredInput:
+        """Fetch, check and store the audio behind an address; for an hour it is not fetched again.
+
+        Raises:
+            InputRefused: It may not be fetched, could not be, or is no audio.
+            StorageUnavailable: It could not be stored.
+        """
+        audio = self._remembered(url)
+        if audio is None:
+            # Lets the other side's certificates be checked, which other requests do without.
+            from .fetching import Fetcher
+
+            fetcher = self._fetcher or Fetcher(self._settings)
+            parts = fetcher.fetch(url, field=field)
+            audio = self._store().from_parts(parts, name=f"the audio for {field}", field=field)
+            self._remember(url, audio)
+        return self._taken(field, audio)
+
     def _taken(self, field: str, audio: InputAudio) -> StoredInput:
         return _input(field, audio)
 
     def _store(self) -> InputStore:
         with self._lock:
             if self._inputs is None:
-                # Pulls in numpy and libsndfile, which requests of mere text do without.
-                from soundmill.storage.inputs import InputStore
-
                 self._inputs = InputStore(
-                    self._blobs, self._roots, self._settings.max_audio_s, self._settings.max_input_bytes
+                    self._blobs,
+                    self._roots,
+                    self._settings.max_audio_s,
+                    self._settings.max_input_bytes,
+                    examiner=self._examiner,
                 )
             return self._inputs
 
-    def _remembered(self, identity: tuple[str, int, int, int] | None) -> InputAudio | None:
+    def _remembered(self, identity: _Identity | None) -> InputAudio | None:
         with self._lock:
             if identity is None or identity not in self._known:
                 return None
             stored_at, audio = self._known[identity]
             return audio if time.monotonic() - stored_at < REMEMBERED_S else None
 
-    def _remember(self, identity: tuple[str, int, int, int], audio: InputAudio) -> None:
+    def _remember(self, identity: _Identity, audio: InputAudio) -> None:
         with self._lock:
             self._known[identity] = (time.monotonic(), audio)
             self._known.move_to_end(identity)
@@ -132,6 +163,9 @@ class TrialIntake(Intake):
 
     def store_bytes(self, field: str, content: bytes) -> StoredInput:
         return self._dropped(super().store_bytes(field, content))
+
+    def store_url(self, field: str, url: str) -> StoredInput:
+        return self._dropped(super().store_url(field, url))
 
     def _taken(self, field: str, audio: InputAudio) -> StoredInput:
         with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -64,16 +63,12 @@ def parse_arguments(pairs: Iterable[str] | None) -> dict[str, Any]:
     Raises:
         typer.BadParameter: One has no `=`.
     """
-    found: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"{pair!r} is not of the form name=value", param_hint="--set")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
+    from soundmill.storage.arguments.pairs import read_pairs
+
+    try:
+        return read_pairs(pairs or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--set") from error
 
 
 def program_name() -> str:

@@ -39,6 +39,7 @@ class KnownKey:
     kind: str
     state: State
     digest: str
+    pruned: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +54,29 @@ class OwnedBlob:
 def known_keys(connection: Connection, tenant: str, keys: Collection[str]) -> dict[str, KnownKey]:
     """The jobs of idempotency keys, by key; keys that are free are missing."""
     rows = connection.execute(
-        select(Job.idempotency_key, Job.id, Job.seq, Job.kind, Job.state, Job.args_digest).where(
-            Job.tenant == tenant, among(connection, Job.idempotency_key, keys)
-        )
+        select(
+            Job.idempotency_key, Job.id, Job.seq, Job.kind, Job.state, Job.args_digest, Job.pruned_at
+        ).where(Job.tenant == tenant, among(connection, Job.idempotency_key, keys))
     )
     return {
         str(row.idempotency_key): KnownKey(
-            id=row.id, seq=row.seq, kind=row.kind, state=State(row.state), digest=row.args_digest
+            id=row.id,
+            seq=row.seq,
+            kind=row.kind,
+            state=State(row.state),
+            digest=row.args_digest,
+            pruned=row.pruned_at is not None,
         )
         for row in rows
     }
 
 
-def kinds_of(connection: Connection, tenant: str, ids: Collection[str]) -> dict[str, str]:
-    """The kinds of jobs, by id; those that the tenant does not have are missing."""
-    rows = connection.execute(select(Job.id, Job.kind).where(Job.tenant == tenant, Job.id.in_(ids)))
+def kinds_of(
+    connection: Connection, tenant: str, ids: Collection[str], *, whole: bool = False
+) -> dict[str, str]:
+    """The kinds of jobs, by id; those that the tenant does not have are missing, if `whole` pruned ones too."""
+    query = select(Job.id, Job.kind).where(Job.tenant == tenant, Job.id.in_(ids))
+    rows = connection.execute(query.where(Job.pruned_at.is_(None)) if whole else query)
     return {row.id: row.kind for row in rows}
 
 

@@ -32,15 +32,20 @@ def require_own(connection: Connection, tenant: str, ids: Sequence[str]) -> None
 
 def cancel_own(database: Database, tenant: str, ids: Sequence[str]) -> list[str]:
     """Cancel jobs in one transaction; return those that run and whose worker has to be told."""
-    with database.write() as connection:
+
+    def work(connection: Connection) -> list[decisions.Cancellation]:
         require_own(connection, tenant, ids)
-        done = [decisions.cancel(connection, database, group) for group in grouped(ids, NAMED_AT_ONCE)]
+        return [decisions.cancel(connection, database, group) for group in grouped(ids, NAMED_AT_ONCE)]
+
+    done = database.retrying(work)
     return [job_id for cancellation in done for job_id, _ in cancellation.stopping]
 
 
 def retry_own(database: Database, tenant: str, ids: Sequence[str]) -> list[str]:
     """Bring jobs back in one transaction; return those that may run now."""
-    with database.write() as connection:
+
+    def work(connection: Connection) -> list[list[str]]:
         require_own(connection, tenant, ids)
-        done = [decisions.retry(connection, database, group) for group in grouped(ids, NAMED_AT_ONCE)]
-    return [job_id for freed in done for job_id in freed]
+        return [decisions.retry(connection, database, group) for group in grouped(ids, NAMED_AT_ONCE)]
+
+    return [job_id for freed in database.retrying(work) for job_id in freed]

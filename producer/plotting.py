@@ -17,7 +17,7 @@ from .saving import save_artifact
 if TYPE_CHECKING:
     from .producer import Producer
 
-COMMAND = (sys.executable, "-m", "soundmill.models.picture")
+COMMAND = (sys.executable, "-P", "-m", "soundmill.models.picture")
 
 
 def plot_alignment(producer: Producer, job_id: str, target: Path) -> None:

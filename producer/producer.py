@@ -16,6 +16,7 @@ from soundmill.storage.blobs import BlobStore, open_blobs
 from soundmill.storage.catalog import load_catalog
 from soundmill.storage.database import Database
 from soundmill.storage.errors import NotFound, SettingsError, SubmitRefused
+from soundmill.storage.examiner import Examiner
 from soundmill.storage.schema import migrate
 from soundmill.storage.settings import Settings, load_settings
 from soundmill.storage.submission import Accepted
@@ -70,6 +71,7 @@ class Producer:
         self._migrated = False
         self._blobs: BlobStore | None = None
         self._intake: Intake | None = None
+        self._examiner = Examiner(self.settings.max_audio_s)
         self._open()
         os.register_at_fork(after_in_child=_reopen_after_fork(self))
 
@@ -106,7 +108,7 @@ class Producer:
 
     def open_intake(self, base: Path | None = None, roots: Sequence[Path] = ()) -> Intake:
         """An intake of audio for the submits below; see `Intake` for the arguments."""
-        return Intake(self.settings, self.blobs, base=base, roots=roots)
+        return Intake(self.settings, self.blobs, base=base, roots=roots, examiner=self._examiner)
 
     def submit(
         self,
@@ -276,7 +278,8 @@ class Producer:
     def cancel(self, ids: Ids) -> None:
         """Cancel jobs that wait, with all that wait for them, and stop those that run.
 
-        A running job stops within about a second, and is final then. One that is final stays so.
+        A running job stops within about a second, and is final then; when this returns, it will not be completed
+        any more. One that is final stays so.
 
         Raises:
             NotFound: The tenant has no such job; nothing was changed.
@@ -352,6 +355,7 @@ class Producer:
         self.watcher.close()
         self.aio.close()
         self._publication.close()
+        self._examiner.close()
         self._database.close()
 
     def __enter__(self) -> Self:

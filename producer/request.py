@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from .job import Job
 
 Audio = str | Path | bytes | Mapping[str, Any]
-"""Input audio: a path, the bytes of a file, or one of `{"path": …}`, `{"bytes": …}`,
-`{"artifact": sha256}`, `{"job": id}`, `{"job": "@alias"}`. A `Job` handle serves too."""
+"""Input audio: a path, the bytes of a file, or one of `{"path": …}`, `{"bytes": …}`, `{"url": …}`,
+`{"artifact": sha256}`, `{"job": id}`, `{"job": "@alias"}`. A `Job` handle serves too. An address is fetched
+at submit, from the hosts that the setting `url_hosts` names."""
 
 # The columns that hold them.
 _LONGEST = {"alias": 63, "batch": 190, "custom_id": 1000, "idempotency_key": 255}

@@ -62,7 +62,7 @@ def save_artifact(producer: Producer, job_id: str, name: str, target: Path) -> N
 
 def safe_name(text: str) -> str:
     """A file name of what somebody else chose: no path, no control characters, never empty."""
-    name = re.sub(r"[^\w.+@=-]+", "_", text).lstrip(".")[:_LONGEST]
+    name = re.sub(r"[^\w.+@=-]+", "_", text).lstrip(".-=+@")[:_LONGEST]
     return name or "unnamed"
 
 

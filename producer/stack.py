@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "soundmill.worker", "up", "--no-flower", "--ephemeral")
+COMMAND = (sys.executable, "-P", "-m", "soundmill.worker", "up", "--no-flower", "--ephemeral")
 START_LIMIT_S = 90.0
 """How long the services may take to start, beside the loading of the models."""
 

@@ -74,8 +74,7 @@ class Submitter:
         else:
             self._publication.connect()
             database = self._database()
-            with database.write() as own:
-                accepted = self._accept_all(own, database, ordered)
+            accepted = database.retrying(lambda own: self._accept_all(own, database, ordered))
             jobs = self._publish(ordered, accepted)
         placed = dict(zip(order, jobs, strict=True))
         return [placed[place] for place in range(len(drafts))]
@@ -86,8 +85,10 @@ class Submitter:
         """Accept what can be accepted; return an answer for each draft, and the new aliases."""
         self._publication.connect()
         database = self._database()
-        with database.write() as connection:
-            answers, new_names = accept_drafts(connection, database, self._settings.tenant, drafts, names)
+        tenant = self._settings.tenant
+        answers, new_names = database.retrying(
+            lambda own: accept_drafts(own, database, tenant, drafts, names)
+        )
         rows = [(d, a) for d, a in zip(drafts, answers, strict=True) if isinstance(a, Accepted)]
         jobs = iter(self._publish([draft for draft, _ in rows], [row for _, row in rows]))
         return [next(jobs) if isinstance(answer, Accepted) else answer for answer in answers], new_names

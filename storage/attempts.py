@@ -91,11 +91,13 @@ class Settled:
 
     Attributes:
         applied: The ids whose attempt still held the job.
+        stopped: Those of them that were cancelled instead, since somebody had asked for it.
         freed: Children that may run now.
         cancelled: Children that were cancelled because their parent failed.
     """
 
     applied: frozenset[str] = frozenset()
+    stopped: frozenset[str] = frozenset()
     freed: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = field(default=())
 
@@ -185,8 +187,8 @@ def claim_and_settle(
 ) -> tuple[dict[str, Claimed], Settled]:
     """Take the jobs that are available, not past their deadline and not paused, and end other attempts.
 
-    Attempts that lost their job are left out. A job that was asked to stop and would run again is
-    cancelled instead.
+    Attempts that lost their job are left out. A job that was asked to stop is cancelled instead of
+    completed or put back: whoever cancelled it was told so.
 
     The rows are locked first and in the order of their ids, the batches last: so no two transactions
     can wait for each other in a circle.
@@ -284,9 +286,10 @@ def _settle(
     now: float,
     tally: Tally,
 ) -> Settled:
-    applied = [_obeying(s, held[s.id]) for s in settlements if _holds(held.get(s.id), s.attempt)]
-    if not applied:
+    holding = [s for s in settlements if _holds(held.get(s.id), s.attempt)]
+    if not holding:
         return Settled()
+    applied = [_obeying(s, held[s.id]) for s in holding]
     _write_artifacts(connection, database, applied, now)
     write_endings(connection, [_ending(s, held[s.id], now) for s in applied])
     for s in applied:
@@ -294,7 +297,12 @@ def _settle(
     freed = _release(connection, database, applied, tally)
     failed = [s.id for s in applied if s.state in FAILED]
     cancelled = cancel_children(connection, database, failed, tally)
-    return Settled(applied=frozenset(s.id for s in applied), freed=tuple(freed), cancelled=tuple(cancelled))
+    return Settled(
+        applied=frozenset(s.id for s in applied),
+        stopped=frozenset(s.id for s, asked in zip(applied, holding, strict=True) if s is not asked),
+        freed=tuple(freed),
+        cancelled=tuple(cancelled),
+    )
 
 
 def _holds(row: Any, attempt: int) -> bool:
@@ -302,10 +310,14 @@ def _holds(row: Any, attempt: int) -> bool:
 
 
 def _obeying(s: Settlement, held: Any) -> Settlement:
-    # The worker may not have heard of the cancel; once available, nobody would look for it again.
-    if held.cancel_requested_at is None or s.state not in (State.AVAILABLE, State.RETRYABLE):
+    # The worker may not have heard of the cancel. Put back, nobody would look for it again; and completed,
+    # it would be what its submitter was told it never becomes.
+    if held.cancel_requested_at is None or s.state in FAILED:
         return s
-    return replace(s, state=State.CANCELLED, error_code=CANCELLED, error=CANCELLED_RUNNING)
+    ended = replace(s, state=State.CANCELLED, error_code=CANCELLED, error=CANCELLED_RUNNING)
+    if s.state != State.COMPLETED:
+        return ended
+    return replace(ended, outcome=CANCELLED, result=None, metrics=None, artifacts=())
 
 
 def _release(

@@ -24,6 +24,7 @@ save ""
 maxmemory 256mb
 maxmemory-policy noeviction
 tcp-backlog 128
+proto-max-bulk-len 1mb
 """
 
 

@@ -26,8 +26,13 @@ from .arguments.ming import MingArguments
 from .arguments.moss import MOSS_LANGUAGES, MOSS_VOICES, MossArguments
 from .audio_fields import audio_field_at
 from .errors import SettingsError, SubmitRefused, UnknownModel
+from .published import ALIGNER, CAPTIONER, CSM, MING, MOSS, MOSS_CODEC
+from .repository import Repository
 
 Check = Callable[[Any], None]
+
+WEIGHTS = "models"
+"""The extra that a model with a checkpoint needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,13 @@ class Model:
         audio_fields: The arguments that are input audio, as dotted names. `*` is every item of a list:
             `("audio",)`, or `("context.*.audio",)` where `context` is a list of objects with an `audio`.
             Submitters give such audio in any form; the handler finds a `Path` in its place.
+        languages: Their codes, where they can be listed.
+        more_languages: What there is to say of languages beyond the list, or in its place.
+        parameters: Numbers in the published weights, tied ones once.
+        memory_bytes: What the weights take on a card that has bf16, served with the default choices; without
+            caches and activations.
+        repositories: Where the weights are published, the model's own first.
+        checks: The dotted name `module:function` of what examines a folder of weights, called by workers only.
     """
 
     id: str
@@ -61,6 +73,16 @@ class Model:
     sample_rate_hz: int | None = None
     revision: str | None = None
     needs: str = field(default="")
+    more_languages: str = ""
+    parameters: int | None = None
+    memory_bytes: int | None = None
+    repositories: tuple[Repository, ...] = ()
+    checks: str | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it needs a checkpoint."""
+        return self.needs == WEIGHTS
 
     def parse(self, args: Mapping[str, Any]) -> Arguments:
         """Check arguments and fill in the defaults.
@@ -219,6 +241,7 @@ BUILT_IN = (
         check=check_espeak,
         sample_rate_hz=22050,
         needs="speech",
+        more_languages="more than 100",
     ),
     Model(
         id="espeak-dtw",
@@ -230,6 +253,7 @@ BUILT_IN = (
         check=check_espeak,
         audio_fields=("audio",),
         needs="speech",
+        more_languages="more than 100",
     ),
     Model(
         id="acoustic",
@@ -239,6 +263,7 @@ BUILT_IN = (
         handler="soundmill.models.acoustic:Acoustic",
         licence="Apache-2.0",
         audio_fields=("audio",),
+        more_languages="none",
     ),
     Model(
         id="csm-1b",
@@ -251,6 +276,10 @@ BUILT_IN = (
         languages=("en",),
         sample_rate_hz=24000,
         needs="models",
+        parameters=1_632_100_161,
+        memory_bytes=3_423_000_000,
+        repositories=(CSM,),
+        checks="soundmill.models.csm.checks:examine",
     ),
     Model(
         id="acestep-captioner",
@@ -258,9 +287,14 @@ BUILT_IN = (
         title="Captions and transcripts of music and audio, by the ACE-Step captioner (Qwen2.5-Omni)",
         arguments=CaptionerArguments,
         handler="soundmill.models.captioner.handler:Captioner",
-        licence="Apache-2.0 (Qwen2.5-Omni-7B, the base); for the fine-tuning see its model page",
+        licence="MIT (acestep-captioner); its base Qwen2.5-Omni-7B: Apache-2.0",
         audio_fields=("audio",),
         needs="models",
+        more_languages="not stated",
+        parameters=10_730_000_000,
+        memory_bytes=16_510_000_000,
+        repositories=(CAPTIONER,),
+        checks="soundmill.models.captioner.checks:examine",
     ),
     Model(
         id="moss-tts-nano-100m",
@@ -274,6 +308,10 @@ BUILT_IN = (
         voices=MOSS_VOICES,
         sample_rate_hz=48000,
         needs="models",
+        parameters=139_280_896,
+        memory_bytes=323_000_000,
+        repositories=(MOSS, MOSS_CODEC),
+        checks="soundmill.models.moss.checks:examine",
     ),
     Model(
         id="mms-300m-aligner",
@@ -285,6 +323,11 @@ BUILT_IN = (
         audio_fields=("audio",),
         sample_rate_hz=16000,
         needs="models",
+        more_languages="more than 100",
+        parameters=315_470_495,
+        memory_bytes=1_262_000_000,
+        repositories=(ALIGNER,),
+        checks="soundmill.models.aligner.checks:examine",
     ),
     Model(
         id="ming-omni-tts-0.5b",
@@ -297,5 +340,9 @@ BUILT_IN = (
         languages=("zh", "en"),
         sample_rate_hz=44100,
         needs="models",
+        parameters=1_479_454_868,
+        memory_bytes=3_330_000_000,
+        repositories=(MING,),
+        checks="soundmill.models.ming.checks:examine",
     ),
 )

@@ -79,17 +79,20 @@ class _Progress:
 class Collector:
     """One collector. Several at once, on one host or many, do no harm. Not safe between threads."""
 
-    def __init__(self, database: Database, blobs: BlobStore, grace_s: float) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, grace_s: float, *, strays: bool = True) -> None:
         """Build it.
 
         Args:
             database: Has the references.
             blobs: Has the bytes.
             grace_s: Age below which nothing is collected; longer than the longest deadline.
+            strays: Whether to look for bytes that the table does not know. Where another job table keeps
+                its bytes in the same store, those would be taken for strays.
         """
         self._database = database
         self._blobs = blobs
         self._grace_s = grace_s
+        self._strays = strays
         self._progress = _Progress()
 
     def collect(self, now: float | None = None, limit: int = 10_000) -> Collected:
@@ -108,7 +111,7 @@ class Collector:
         count = _Count()
         cutoff = now - self._grace_s
         rows_done = self._collect_rows(cutoff, limit, count)
-        files_done = self._collect_strays(cutoff, limit, count)
+        files_done = self._collect_strays(cutoff, limit, count) if self._strays else True
         finished = rows_done and files_done
         if finished:
             self._progress = _Progress()

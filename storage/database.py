@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, literal, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
+    ArgumentError,
     DataError,
     DBAPIError,
     InterfaceError,
@@ -31,6 +32,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from .errors import SettingsError, StorageError, StorageFull, StorageUnavailable, Unstorable
 from .rows import Base
+from .settings import masked
 
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _DISK_FULL = "53100"
+_LOCK_NOT_AVAILABLE = "55P03"
 
 _TIME = Base.type_annotation_map[float]
 
@@ -57,6 +60,25 @@ SERVER_TIME = select(func.extract("epoch", func.clock_timestamp()).cast(_TIME)).
 """PostgreSQL's clock, as SQL."""
 
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def read_url(url: str) -> URL:
+    """Take the address of a job table apart.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    try:
+        found = make_url(url)
+        if "@" in (found.host or ""):
+            raise ValueError("a part of the password is taken for the host")
+        return found
+    except (ArgumentError, ValueError):
+        # `from None`: what the library says may quote a password that it took for something else.
+        raise SettingsError(
+            f"database_url = {masked(url)} cannot be read; write sqlite:///PATH or "
+            "postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME, with a percent-encoded password"
+        ) from None
 
 
 class Database:
@@ -76,7 +98,7 @@ class Database:
         Raises:
             SettingsError: The URL names no such database, or SQLite on a network file system.
         """
-        self.url = make_url(url)
+        self.url = read_url(url)
         self.dialect = self.url.get_backend_name()
         if self.dialect == "sqlite":
             self.engine = _sqlite_engine(self.url.database, busy_s)
@@ -89,13 +111,19 @@ class Database:
         _OPEN.add(self)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, patience_s: float | None = None) -> Iterator[Connection]:
         """A transaction that may write; committed at the end, rolled back by an exception.
+
+        Args:
+            patience_s: How long each statement waits for rows that others have locked, on PostgreSQL, if
+                not as long as usual.
 
         Raises:
             StorageUnavailable: The database did not answer, or stayed locked.
         """
         with _translated(), self.engine.begin() as connection:
+            if patience_s is not None and self.dialect == "postgresql":
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(round(patience_s * 1000), 1)}")
             yield connection
 
     @contextmanager
@@ -308,6 +336,17 @@ def sqlstate(error: BaseException | None) -> str | None:
     """The five-character code of a PostgreSQL error, or `None`."""
     code: str | None = getattr(getattr(error, "orig", None), "sqlstate", None)
     return code
+
+
+def is_locked(error: StorageUnavailable) -> bool:
+    """Whether only some rows of PostgreSQL were not to be had: another transaction holds them."""
+    return sqlstate(error.__cause__) == _LOCK_NOT_AVAILABLE
+
+
+def is_busy(error: StorageUnavailable) -> bool:
+    """Whether somebody else was writing to SQLite all the time."""
+    code = getattr(getattr(error.__cause__, "orig", None), "sqlite_errorcode", 0) & 0xFF
+    return bool(code == sqlite3.SQLITE_BUSY)
 
 
 def _words(error: Exception) -> str:

@@ -76,14 +76,21 @@ def retry(connection: Connection, database: Database, ids: Collection[str]) -> l
 
     Raises:
         NotFound: There is no job of one of the ids.
-        StateConflict: One of the jobs is neither discarded nor cancelled, or waits for a job that is
-            and was not named. Nothing must be committed.
+        StateConflict: One of the jobs is neither discarded nor cancelled, was pruned, or waits for a job
+            that is discarded or cancelled and was not named. Nothing must be committed.
     """
     _require(connection, ids)
     before = connection.execute(
-        select(Job.id, Job.batch_id, Job.state).where(Job.id.in_(ids)).order_by(Job.id).with_for_update()
+        select(Job.id, Job.batch_id, Job.state, Job.pruned_at)
+        .where(Job.id.in_(ids))
+        .order_by(Job.id)
+        .with_for_update()
     ).all()
     for row in before:
+        if row.pruned_at is not None:
+            raise StateConflict(
+                f"job {row.id} was pruned, and its arguments with it; submit it again, with another key"
+            )
         if row.state not in FAILED:
             raise StateConflict(
                 f"job {row.id} is {row.state}; only discarded and cancelled jobs can be retried"
@@ -95,6 +102,7 @@ def retry(connection: Connection, database: Database, ids: Collection[str]) -> l
             state=State.SCHEDULED.value,
             failures=0,
             crashes=0,
+            kills=0,
             suspect=False,
             available_at=None,
             published_at=None,

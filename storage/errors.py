@@ -3,7 +3,8 @@
 StorageError
 ├── SettingsError          a setting is unknown, malformed or contradicts another
 ├── StorageUnavailable     the database, the blobs or the broker cannot be reached just now
-│   └── StorageFull        no space left for what was to be written
+│   ├── StorageFull        no space left for what was to be written
+│   └── BrokerUnavailable  Redis, of the three; what is in the job table goes on without it
 ├── Unstorable             a value that the job table cannot keep
 ├── NewerSchema            a later soundmill has migrated the database
 ├── BrokerNotFound         no Redis or Valkey server to start and no address given
@@ -32,6 +33,10 @@ class StorageUnavailable(StorageError):
 
 class StorageFull(StorageUnavailable):
     """No space left on the device. Free some, or move the state folder; nothing half-written stays."""
+
+
+class BrokerUnavailable(StorageUnavailable):
+    """Redis did not answer. Messages are late; the job table and its leases are not concerned."""
 
 
 class Unstorable(StorageError):

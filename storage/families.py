@@ -68,7 +68,7 @@ def make_due_available(
             )
             .values(
                 state=State.AVAILABLE.value,
-                available_at=func.coalesce(Job.available_at, now),
+                available_at=now,  # a time that it was to wait for may be long past: it waited for its parents
                 published_at=None,
             )
             .returning(Job.id, Job.batch_id)

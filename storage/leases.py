@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a heartbeat learnt: the leases that still hold, and which of the jobs are to stop."""
+    """What a heartbeat learnt.
+
+    Attributes:
+        held: The leases that still hold.
+        cancelled: Those of them whose jobs are to stop.
+        locked: Those of them that were not renewed, since somebody else has the row just now.
+    """
 
     held: frozenset[tuple[str, int]]
     cancelled: frozenset[tuple[str, int]]
+    locked: frozenset[tuple[str, int]] = frozenset()
 
 
 def keep(
@@ -45,6 +52,9 @@ def keep(
     lease_s: float,
 ) -> Kept:
     """Renew the leases of a worker and learn which jobs are cancelled.
+
+    It waits for nobody: one row that somebody else holds must not cost all the others their leases. As long
+    as it is held, the reaper cannot have it either.
 
     Args:
         connection: An open write transaction.
@@ -61,12 +71,10 @@ def keep(
         values["progress"] = case(shares, value=Job.id, else_=Job.progress)
     if made:
         values["metrics"] = case(made, value=Job.id, else_=Job.metrics)
+    ours = (Job.state == State.EXECUTING, Job.worker == worker)
     # In the order in which the settles of the same process, and whoever cancels, lock them.
     held_here = (
-        select(Job.id)
-        .where(Job.id.in_(ids), Job.state == State.EXECUTING, Job.worker == worker)
-        .order_by(Job.id)
-        .with_for_update()
+        select(Job.id).where(Job.id.in_(ids), *ours).order_by(Job.id).with_for_update(skip_locked=True)
     )
     rows = connection.execute(
         update(Job)
@@ -74,6 +82,15 @@ def keep(
         .values(values)
         .returning(Job.id, Job.attempt, Job.cancel_requested_at)
     ).all()
-    held = frozenset((row.id, row.attempt) for row in rows) & attempts.keys()
-    cancelled = {(row.id, row.attempt) for row in rows if row.cancel_requested_at is not None}
-    return Kept(held=frozenset(held), cancelled=frozenset(cancelled & held))
+    left = sorted(set(ids) - {row.id for row in rows})
+    locked: Sequence[Any] = ()
+    if left and database.dialect == "postgresql":
+        known = select(Job.id, Job.attempt, Job.cancel_requested_at).where(Job.id.in_(left), *ours)
+        locked = connection.execute(known).all()
+    held = frozenset((row.id, row.attempt) for row in (*rows, *locked)) & attempts.keys()
+    cancelled = {(row.id, row.attempt) for row in (*rows, *locked) if row.cancel_requested_at is not None}
+    return Kept(
+        held=frozenset(held),
+        cancelled=frozenset(cancelled & held),
+        locked=frozenset((row.id, row.attempt) for row in locked) & held,
+    )

@@ -52,6 +52,7 @@ class JobView:
     error_code: str | None
     error: str | None
     idempotency_key: str | None
+    pruned_at: float | None
 
     @property
     def batch(self) -> str:

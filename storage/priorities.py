@@ -8,6 +8,11 @@ STEPS = (0, 3, 6, 9)
 """The priority steps of the broker: Redis keeps one list for each."""
 
 
+def priorities_of(step: int) -> tuple[int, ...]:
+    """The public priorities that share a step of the broker."""
+    return tuple(priority for priority in range(LOWEST, HIGHEST + 1) if step_of(priority) == step)
+
+
 def step_of(priority: int) -> int:
     """The broker's step of a public priority: 9–8 → 0, 7–5 → 3, 4–2 → 6, 1–0 → 9.
 

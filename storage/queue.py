@@ -17,7 +17,7 @@ from kombu import Connection, Producer, Queue
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from .errors import StorageUnavailable
+from .errors import BrokerUnavailable
 from .priorities import STEPS, step_of
 from .window import Wake
 
@@ -132,7 +132,7 @@ class Publisher:
         """Put one message for each job on its queue.
 
         Raises:
-            StorageUnavailable: Redis did not take them; some may have arrived all the same.
+            BrokerUnavailable: Redis did not take them; some may have arrived all the same.
         """
         with self._lock:
             self._guarded(lambda: self._send(wakes))
@@ -141,7 +141,7 @@ class Publisher:
         """How many messages wait in each lane of the models.
 
         Raises:
-            StorageUnavailable: Redis did not answer.
+            BrokerUnavailable: Redis did not answer.
         """
         lanes = [(model, step) for model in models for step in STEPS]
         with self._lock:
@@ -153,7 +153,7 @@ class Publisher:
         """Tell all workers that running jobs are cancelled; they look into the job table.
 
         Raises:
-            StorageUnavailable: Redis did not take it; the next heartbeat will notice instead.
+            BrokerUnavailable: Redis did not take it; the next heartbeat will notice instead.
         """
         arguments = {"task_id": list(ids), "terminate": True, "signal": "SIGTERM"}
         with self._lock:
@@ -168,13 +168,13 @@ class Publisher:
 
     def _guarded(self, action: Any) -> None:
         if time.monotonic() < self._closed_until:
-            raise StorageUnavailable("the broker did not answer a moment ago; jobs wait in the job table")
+            raise BrokerUnavailable("the broker did not answer a moment ago; jobs wait in the job table")
         try:
             action()
         except MISFORTUNES as error:
             self._closed_until = time.monotonic() + self._breaker_s
             self._drop()
-            raise StorageUnavailable(f"the broker did not answer: {error}") from error
+            raise BrokerUnavailable(f"the broker did not answer: {error}") from error
         except BaseException:
             self._drop()
             raise

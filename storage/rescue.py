@@ -7,6 +7,7 @@ rows that need it (a partial index each), and may be run twice or by two leaders
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import Connection, case, func, insert, literal_column, select, t
 from .database import Database
 from .families import cancel_children, make_due_available
 from .lifecycle import CANCELLED, CANCELLED_RUNNING, FAILED, State, backoff_s
+from .priorities import priorities_of, step_of
 from .rows import Attempt, Job, JobParent, Worker
 from .tally import Tally
 from .window import PUBLISHED, Wake
@@ -24,11 +26,19 @@ if TYPE_CHECKING:
 
 PAGE = 500
 
-LONE_ATTEMPTS = 20
-"""A job whose worker is killed while it runs alone is given up at this attempt: with the backoff
-between them, that takes more than an hour of nothing but kills."""
+LONE_KILLS = 20
+"""A job is given up when its worker was killed, or fell silent, so often while it ran alone: with the
+backoff between them, that takes more than an hour of nothing but kills."""
 
 CRASHED = "worker_crashed"
+CRASHED_WORDS = (
+    "the worker's process died each time it ran this job alone{cause}; "
+    "check the input, then `soundmill jobs retry` it"
+)
+KILLED_WORDS = (
+    f"the worker's process was killed {LONE_KILLS} times while it ran this job alone, by somebody or for want of "
+    "memory; check the input, then `soundmill jobs retry` it"
+)
 DEADLINE = "deadline_exceeded"
 
 _rng = random.Random()
@@ -39,10 +49,14 @@ _EXECUTING: ColumnElement[str] = literal_column(f"'{State.EXECUTING.value}'")
 def rescue_expired(connection: Connection, database: Database) -> list[str]:
     """Return the jobs whose lease ran out to their queues. Nothing is charged.
 
-    Nobody saw why the worker fell silent, so they are suspects: they run alone.
+    Nobody saw why the worker fell silent, so they are suspects: they run alone. One that was alone already
+    may have taken the whole host along, supervisor included: that counts as a kill.
     """
     rows = _lock_executing(connection, Job.lease_until < database.now())
-    return _give_back(connection, database, rows, crashed=False, suspect=True)
+    guilty = [row for row in rows if _was_killed_once_too_often(row)]
+    _discard_guilty(connection, database, guilty, crashed=False, error=KILLED_WORDS)
+    _give_back(connection, database, [row for row in rows if row not in guilty], crashed=False, suspect=True)
+    return [row.id for row in rows]
 
 
 def rescue_worker(
@@ -53,14 +67,15 @@ def rescue_worker(
     crashed: bool,
     max_crashes: int,
     suspects: bool = False,
+    cause: str = "",
 ) -> list[str]:
     """Return the jobs of a worker that is known to be dead.
 
     If it ended by itself, they are suspects from now on and run alone; a job that was alone already
     is charged a crash, and discarded after `max_crashes`. A kill from outside blames nobody. But a job
     that was alone waits before it runs again, ever longer: it may have killed the worker itself, again
-    and again, and the others would never get done beside it. After `LONE_ATTEMPTS` it is discarded,
-    since every job has to come to an end.
+    and again, and the others would never get done beside it. After `LONE_KILLS` it is discarded, since
+    every job has to come to an end.
 
     Args:
         connection: An open write transaction.
@@ -69,6 +84,7 @@ def rescue_worker(
         crashed: Whether it ended by itself, in a way that a job can cause.
         max_crashes: How many crashes a job may cause.
         suspects: Whether what it held are suspects although it did not end by itself.
+        cause: How it ended, for whoever submitted a job that is discarded now.
 
     Returns:
         The jobs that were held.
@@ -79,24 +95,29 @@ def rescue_worker(
     guilty: list[Any] = []
     spared: list[Any] = []
     for row in rows:
-        once_too_often = row.crashes + 1 >= max_crashes if crashed else row.attempt >= LONE_ATTEMPTS
-        last_time = row.alone and once_too_often
+        crashed_once_too_often = crashed and row.alone and row.crashes + 1 >= max_crashes
+        last_time = crashed_once_too_often or (not crashed and _was_killed_once_too_often(row))
         (guilty if last_time and row.cancel_requested_at is None else spared).append(row)
-    _discard_guilty(connection, database, guilty, crashed=crashed)
+    words = CRASHED_WORDS.format(cause=cause and f": {cause}") if crashed else KILLED_WORDS
+    _discard_guilty(connection, database, guilty, crashed=crashed, error=words)
     alone = [row for row in spared if row.alone and not crashed]
     others = [row for row in spared if row not in alone]
     suspect = crashed or suspects
     for row in alone:
-        wait_s = backoff_s(row.attempt, _rng)
+        wait_s = backoff_s(row.kills + 1, _rng)
         _give_back(connection, database, [row], crashed=False, suspect=suspect, wait_s=wait_s)
     _give_back(connection, database, others, crashed=crashed, suspect=suspect)
     return [row.id for row in rows]
 
 
+def _was_killed_once_too_often(row: Any) -> bool:
+    return bool(row.alone) and row.kills + 1 >= LONE_KILLS and row.cancel_requested_at is None
+
+
 def _lock_executing(connection: Connection, condition: Any) -> Sequence[Any]:
     return connection.execute(
         select(Job.id, Job.attempt, Job.batch_id, Job.worker, Job.card, Job.started_at, Job.alone, Job.crashes,
-               Job.cancel_requested_at)
+               Job.kills, Job.cancel_requested_at)
         .where(Job.state == _EXECUTING, condition)
         .order_by(Job.lease_until)
         .limit(PAGE)
@@ -130,6 +151,7 @@ def _give_back(
             error=case((asked_to_stop, CANCELLED_RUNNING), else_=None),
             suspect=True if suspect else Job.suspect,
             crashes=case((Job.alone.is_(True), Job.crashes + int(crashed)), else_=Job.crashes),
+            kills=case((Job.alone.is_(True), Job.kills + int(not crashed)), else_=Job.kills),
             alone=False,
             lease_until=None,
             published_at=None,
@@ -146,7 +168,7 @@ def _give_back(
 
 
 def _discard_guilty(
-    connection: Connection, database: Database, rows: Sequence[Any], *, crashed: bool
+    connection: Connection, database: Database, rows: Sequence[Any], *, crashed: bool, error: str
 ) -> None:
     if not rows:
         return
@@ -157,11 +179,12 @@ def _discard_guilty(
         .values(
             state=State.DISCARDED.value,
             crashes=Job.crashes + int(crashed),
+            kills=Job.kills + int(not crashed),
+            alone=False,
             finished_at=database.now(),
             lease_until=None,
             error_code=CRASHED,
-            error="the worker's process died each time it ran this job alone; "
-            "check the input, then `soundmill jobs retry` it",
+            error=error,
         )
     )
     tally = Tally()
@@ -279,24 +302,32 @@ def _finished_families(connection: Connection, ids: Collection[str]) -> tuple[li
     return [id_ for id_ in ids if id_ not in unfinished], sorted(failed)
 
 
-def count_published(connection: Connection, database: Database, model: str, older_s: float) -> int:
-    """How many available jobs had their message sent more than `older_s` ago."""
-    return connection.execute(
-        select(func.count())
-        .select_from(Job)
+def count_published(
+    connection: Connection, database: Database, model: str, older_s: float
+) -> Counter[tuple[str, int]]:
+    """How many available jobs of each lane had their message sent more than `older_s` ago."""
+    rows = connection.execute(
+        select(Job.priority, func.count())
         .where(*PUBLISHED, Job.model == model, Job.published_at < database.now() - older_s)
-    ).scalar_one()
+        .group_by(Job.priority)
+    )
+    counts: Counter[tuple[str, int]] = Counter()
+    for priority, count in rows:
+        counts[model, step_of(priority)] += count
+    return counts
 
 
 def oldest_published(
-    connection: Connection, database: Database, model: str, *, older_s: float, count: int
+    connection: Connection, database: Database, lane: tuple[str, int], *, older_s: float, count: int
 ) -> list[Wake]:
-    """The jobs whose message was sent longest ago, more than `older_s` before now."""
+    """The jobs of a lane whose message was sent longest ago, more than `older_s` before now."""
     if count <= 0:
         return []
+    model, step = lane
     rows = connection.execute(
         select(Job.id, Job.kind, Job.model, Job.priority, Job.attempt)
         .where(*PUBLISHED, Job.model == model, Job.published_at < database.now() - older_s)
+        .where(Job.priority.in_(priorities_of(step)))
         .order_by(Job.published_at)
         .limit(count)
     )

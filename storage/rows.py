@@ -50,7 +50,7 @@ class Job(Base):
     id: Mapped[str] = mapped_column(String(26), unique=True)
     tenant: Mapped[str] = mapped_column(String(64))
     batch_id: Mapped[str] = mapped_column(String(255))
-    """Its batch, which is made with its first job and never deleted. No foreign key: PostgreSQL would check
+    """Its batch, which is made with its first job and goes after its last. No foreign key: PostgreSQL would check
     and lock the batch anew for every job of an insert, which takes longer than the insert."""
     custom_id: Mapped[str | None] = mapped_column(Text)
     """The submitter's own name for the line."""
@@ -61,7 +61,8 @@ class Job(Base):
     """The arguments, every field given, references to other jobs resolved to ids."""
     args_version: Mapped[int] = mapped_column(default=1)
     args_digest: Mapped[str] = mapped_column(String(64))
-    """SHA-256 of what was submitted, before aliases were resolved: what an idempotency key binds."""
+    """SHA-256 of what was submitted, before aliases were resolved: what an idempotency key binds. Empty without
+    a key."""
     state: Mapped[str] = mapped_column(String(10))
     priority: Mapped[int] = mapped_column(default=4)
     """0 to 9, 9 first."""
@@ -69,6 +70,8 @@ class Job(Base):
     """The fence: how often it was claimed. Only grows."""
     failures: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
+    kills: Mapped[int] = mapped_column(server_default="0")
+    """How often its worker was killed, or fell silent, while it ran alone: by somebody, or because of it."""
     max_failures: Mapped[int] = mapped_column(default=3)
     suspect: Mapped[bool] = mapped_column(default=False)
     """It was running when a worker died, so it runs with nothing else on the card."""
@@ -97,6 +100,8 @@ class Job(Base):
     error_code: Mapped[str | None] = mapped_column(String(40))
     error: Mapped[str | None] = mapped_column(Text)
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    pruned_at: Mapped[float | None]
+    """When all but its key was removed, so that the same submit does not run again for a while."""
 
     # One partial index for each periodic question, so that each reads only what it answers with.
     __table_args__ = (
@@ -157,6 +162,8 @@ class Batch(Base):
     completed: Mapped[int] = mapped_column(default=0)
     cancelled: Mapped[int] = mapped_column(default=0)
     discarded: Mapped[int] = mapped_column(default=0)
+    held_until: Mapped[float | None]
+    """Until then nothing of it is pruned: somebody reads it from its first job to its last."""
 
 
 class JobParent(Base):

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from importlib import resources
 
 from sqlalchemy import Connection, inspect, text
 
-from .database import Database
-from .errors import NewerSchema
+from .database import Database, is_busy, is_locked
+from .errors import NewerSchema, StorageUnavailable
 from .migrations import HEAD
 from .settings import load_settings
 
 # Any number will do, as long as everybody takes the same: "soundmil" in ASCII.
 _ADVISORY_LOCK = int.from_bytes(b"soundmil", "big")
+
+PATIENCE_S = 60.0
 
 # Alembic keeps the migration that runs in module variables.
 _ALEMBIC = threading.Lock()
@@ -26,20 +29,37 @@ _ALEMBIC = threading.Lock()
 def migrate(database: Database) -> None:
     """Create the tables, or bring them up to date. Costs one small read when nothing is to do.
 
-    Several processes may call it at once: one migrates, the others wait for it.
+    Several processes may call it at once: one migrates, the others wait for it. All wait for transactions that
+    hold the tables, too, `PATIENCE_S` at most. Each single wait is short, since others queue up behind it.
 
     Raises:
         NewerSchema: A later soundmill has migrated the database.
         StorageUnavailable: The database did not answer, or stayed locked.
     """
+    give_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return _migrate_once(database)
+        except StorageUnavailable as error:
+            if not (is_locked(error) or is_busy(error)):
+                raise
+            if time.monotonic() > give_up_at:
+                raise StorageUnavailable(
+                    f"the job table has to be brought up to date, and somebody held it for {PATIENCE_S:g} s; "
+                    "end the transactions that are open on it, or stop the workers, and try again"
+                ) from error
+            time.sleep(0.1)
+
+
+def _migrate_once(database: Database) -> None:
     with database.read() as connection:
-        if _version(connection) == HEAD:
+        if version_of(connection) == HEAD:
             return
     with database.write() as connection:
         if database.dialect == "postgresql":
             # Held until the commit. SQLite has its one write lock already.
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        if _version(connection) != HEAD:
+        if version_of(connection) != HEAD:
             run(connection, HEAD)
 
 
@@ -58,7 +78,7 @@ def run(connection: Connection, revision: str) -> None:
         (command.downgrade if revision == "base" else command.upgrade)(config, revision)
 
 
-def _version(connection: Connection) -> str | None:
+def version_of(connection: Connection) -> str | None:
     """The version of the tables; `None` where there are none."""
     if not inspect(connection).has_table("alembic_version"):
         return None

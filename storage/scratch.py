@@ -12,6 +12,8 @@ from pathlib import Path
 
 from .errors import NotFound, StorageFull, StorageUnavailable
 
+DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 # Longer than the longest deadline of a job, a day: no running handler loses its folder.
 STALE_S = 26 * 3600
 SWEEP_EVERY_S = 3600
@@ -62,7 +64,7 @@ def translated(done: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_IS_FULL:
             raise StorageFull(
                 "no space is left for blobs: free some, or set storage_url to a larger disk"
             ) from error

@@ -17,16 +17,18 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
-from urllib.parse import quote
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    PositiveFloat,
     PositiveInt,
     PrivateAttr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -48,6 +50,12 @@ DEFAULT_ORIGIN = "default"
 FLAG_ORIGIN = "flag"
 
 _DAY_S = 24 * 3600
+
+# In the query of an address, and in the `name=value` words that libpq takes in the place of one.
+_SECRET_PARAMETER = re.compile(
+    r"(?i)((?:^|[?&\s])[^=&;\s]*(?:passw|pwd|secret|token|signature|credential|api_?key|access_?key)[^=&;\s]*=)"
+    r"[^&;\s]*"
+)
 
 
 def _xdg_folder(variable: str, fallback: str) -> Path:
@@ -74,6 +82,11 @@ def _default_storage_url(values: dict[str, Any]) -> str:
     return str((values["state_dir"] / "artifacts").as_uri())
 
 
+def _default_collect_strays(values: dict[str, Any]) -> bool:
+    # A folder beside the job table is nobody else's; of others we cannot know.
+    return values.get("storage_url") == _default_storage_url(values)
+
+
 def _default_models_dir() -> Path:
     return _xdg_folder("XDG_DATA_HOME", ".local/share") / "soundmill/models"
 
@@ -94,6 +107,8 @@ def _split_pairs(value: object) -> object:
 Folders = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_split_list)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 Counts = Annotated[dict[str, PositiveInt], NoDecode, BeforeValidator(_split_pairs)]
+FinalState = Literal["completed", "discarded", "cancelled"]
+Days = Annotated[dict[FinalState, PositiveFloat], NoDecode, BeforeValidator(_split_pairs)]
 FoldersByModel = Annotated[dict[str, Folder], NoDecode, BeforeValidator(read_folders)]
 SettingsByModel = Annotated[dict[str, ModelSettings], NoDecode, BeforeValidator(read_models)]
 
@@ -107,6 +122,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
     state_dir: Folder = Field(
@@ -137,6 +153,12 @@ class Settings(BaseSettings):
         default_factory=lambda: (Path.cwd(),),
         description="Folders from which submitted audio files may be read.",
     )
+    url_hosts: Names = Field(
+        default=(),
+        description="Hosts from which a submit may fetch input audio over https: NAME, *.NAME or NAME:PORT; "
+        "none: no audio is fetched.",
+    )
+    url_timeout_s: float = Field(default=60, gt=0, description="Longest fetch of an input, in seconds.")
     max_audio_s: float = Field(
         default=3 * 3600, gt=0, description="Longest input audio accepted, in decoded seconds."
     )
@@ -155,6 +177,16 @@ class Settings(BaseSettings):
     model_options: SettingsByModel = Field(
         default_factory=dict,
         description="Choices per model: MODEL:slots=8,share=0.5,dtype=bf16,graphs=off;MODEL:…",
+    )
+    huggingface_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Hugging Face or a mirror of it; none: what HF_ENDPOINT names, else huggingface.co.",
+    )
+    modelscope_url: str = Field(
+        default="https://www.modelscope.cn",
+        pattern=r"^https?://",
+        description="ModelScope or a mirror of it.",
     )
 
     lease_s: float = Field(
@@ -194,6 +226,22 @@ class Settings(BaseSettings):
         gt=0,
         description="Age below which no blob is collected; longer than the longest deadline.",
     )
+    collect_every_s: float = Field(
+        default=_DAY_S, gt=0, description="How often files that nothing refers to are collected."
+    )
+    collect_strays: bool = Field(
+        default_factory=_default_collect_strays,
+        description="Whether files that the job table does not know are collected, too: only where no other "
+        "job table keeps its files in the same storage.",
+    )
+    prune_every_s: float = Field(
+        default=60, gt=0, description="How often jobs are looked for whose time is over."
+    )
+    keep_days: Days = Field(
+        default_factory=dict,
+        description="Days after which jobs are pruned, by final state: completed=30,discarded=90,cancelled=30; "
+        "a state without is kept for ever.",
+    )
 
     shutdown_grace_s: float = Field(
         default=25, ge=0, description="How long a stopping worker lets running jobs finish."
@@ -222,6 +270,23 @@ class Settings(BaseSettings):
         repr=False,
         pattern=r"^[^:]+:.+$",
         description="USER:PASSWORD for Flower; none: a new password at every start.",
+    )
+    card_memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="Memory of the host, in GB, beyond which a card's process is killed and its jobs are "
+        "suspects; none: the kernel decides.",
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port on which a supervisor serves the metrics of its cards; none: it serves none.",
+    )
+    metrics_address: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address on which metrics are served, to anybody who asks.",
     )
     metrics_file: bool = Field(
         default=True, description="Whether single jobs get a metrics.json among their artifacts."
@@ -260,7 +325,16 @@ class Settings(BaseSettings):
 
     def shown(self) -> dict[str, str]:
         """Every value as text that may be printed or logged: without passwords."""
-        return {name: _shown(getattr(self, name)) for name in type(self).model_fields}
+        return {name: _shown(name, getattr(self, name)) for name in type(self).model_fields}
+
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker_url(cls, url: str | None) -> str | None:
+        if url is not None and not all(map(_can_be_read, url.split(";"))):
+            # Libraries that read it otherwise quote in their errors what they took for a port: a password.
+            raise ValueError("the address cannot be read; write it like redis://:PASSWORD@HOST:PORT/NUMBER, "
+                             "with a percent-encoded password")  # fmt: skip
+        return url
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -268,6 +342,21 @@ class Settings(BaseSettings):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+
+def _can_be_read(url: str) -> bool:
+    """Whether the parts of an address are what they seem."""
+    try:
+        parts = urlsplit(url)
+        if (
+            parts.scheme in ("redis", "rediss")
+            and not parts.path.strip("/").isdecimal()
+            and parts.path.strip("/")
+        ):
+            return False
+        return "://" in url and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 def _agreements(s: Settings) -> list[tuple[bool, str]]:
@@ -322,7 +411,7 @@ def _spelled(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     if isinstance(value, dict):
-        if all(isinstance(number, int) for number in value.values()):
+        if all(isinstance(number, int | float) for number in value.values()):
             return ",".join(f"{name}={number}" for name, number in value.items())
         return json.dumps({name: _plain(item) for name, item in value.items()})
     return str(value)
@@ -341,10 +430,14 @@ def masked(url: str) -> str:
     """
     parts = re.split(r";(?=[A-Za-z][\w+.-]*://)", url)
     hidden = [re.sub(r"^([A-Za-z][\w+.-]*://[^:@/]*):.*@", r"\1:***@", part) for part in parts]
-    return re.sub(r"(?i)([?&][^=&;]*(?:password|secret|token)[^=&;]*=)[^&;]*", r"\1***", ";".join(hidden))
+    # A user of Redis's without a password is a password in the wrong place.
+    hidden = [re.sub(r"^((?:redis|valkey|sentinel)[\w+.-]*://)[^:@/]+@", r"\1***@", part) for part in hidden]
+    return _SECRET_PARAMETER.sub(r"\1***", ";".join(hidden))
 
 
-def _shown(value: object) -> str:
+def _shown(name: str, value: object) -> str:
+    if name == "flower_basic_auth" and value:
+        return re.sub(r"(?s)^([^:]*):.*|.+", r"\1:***", str(value))
     if isinstance(value, dict):
         return _spelled(value) if value else ""
     if isinstance(value, tuple):
@@ -420,4 +513,4 @@ def _explain(error: ValidationError, values: Mapping[str, Any], origins: Mapping
 
 def _state(name: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     value = values[name] if name in values else Settings.model_fields[name].default
-    return f"{name} = {_shown(value)} from {origins.get(name, DEFAULT_ORIGIN)}"
+    return f"{name} = {_shown(name, value)} from {origins.get(name, DEFAULT_ORIGIN)}"

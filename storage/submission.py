@@ -218,7 +218,10 @@ def _ensure_batches(connection: Connection, database: Database, jobs: Sequence[N
     batches = {job.batch_id: job for job in jobs}
     known: set[str] = set()
     for some in chunks(list(batches)):
-        known |= set(connection.execute(select(Batch.id).where(Batch.id.in_(some))).scalars())
+        # Held until the commit: a batch whose last job is pruned meanwhile must not go.
+        held = select(Batch.id).where(Batch.id.in_(some)).order_by(Batch.id)
+        held = held.with_for_update(read=True, key_share=True)
+        known |= set(connection.execute(held).scalars())
     rows = [
         {"id": batch_id, "tenant": job.tenant, "name": job.batch, "created_at": now}
         for batch_id, job in sorted(batches.items())
@@ -238,7 +241,11 @@ def _lock_parents(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, S
     found: dict[str, tuple[str, State]] = {}
     for some in chunks(sorted(wanted)):
         # The lock makes a parent's settle wait for this commit, so that it sees the new child.
-        query = select(Job.id, Job.tenant, Job.state).where(Job.id.in_(some)).order_by(Job.id)
+        query = (
+            select(Job.id, Job.tenant, Job.state)
+            .where(Job.id.in_(some), Job.pruned_at.is_(None))
+            .order_by(Job.id)
+        )
         for row in connection.execute(query.with_for_update(read=True)):
             found[row.id] = row.tenant, State(row.state)
     for job in jobs:

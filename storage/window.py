@@ -12,7 +12,7 @@ from itertools import zip_longest
 from math import ceil
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Integer, bindparam, func, literal_column, select, tuple_, update
+from sqlalchemy import Connection, Integer, bindparam, func, literal_column, select, update
 
 from .database import Database, chunks
 from .lifecycle import State
@@ -49,16 +49,16 @@ _WAKE = (Job.id, Job.kind, Job.model, Job.priority, Job.attempt)
 # Built once: a pick asks them for every batch that has something to do. Each finds the next table, or
 # the next batch of a table, with one seek along the index, however many jobs lie in between.
 _FIRST_TABLE = select(Job.model, Job.priority).where(*UNPUBLISHED).order_by(Job.model, Job.priority).limit(1)
-_NEXT_TABLE = _FIRST_TABLE.where(
-    tuple_(Job.model, Job.priority) > tuple_(bindparam("model"), bindparam("priority"))
-)
-_AT_TABLE = (*UNPUBLISHED, Job.model == bindparam("model"), Job.priority == bindparam("priority"))
+# Two questions and not `(model, priority) > (…)`: from there SQLite walks along all jobs of that place.
+_NEXT_PRIORITY = _FIRST_TABLE.where(Job.model == bindparam("model"), Job.priority > bindparam("priority"))
+_NEXT_MODEL = _FIRST_TABLE.where(Job.model > bindparam("model"))
+AT_TABLE = (*UNPUBLISHED, Job.model == bindparam("model"), Job.priority == bindparam("priority"))
 _NEXT_BATCH = (
-    select(Job.batch_id).where(*_AT_TABLE, Job.batch_id > bindparam("batch")).order_by(Job.batch_id).limit(1)
+    select(Job.batch_id).where(*AT_TABLE, Job.batch_id > bindparam("batch")).order_by(Job.batch_id).limit(1)
 )
 _OLDEST = (
     select(*_WAKE)
-    .where(*_AT_TABLE, Job.batch_id == bindparam("batch"))
+    .where(*AT_TABLE, Job.batch_id == bindparam("batch"))
     .order_by(Job.seq)
     .limit(bindparam("count", type_=Integer()))
     .offset(bindparam("skip", type_=Integer()))
@@ -79,26 +79,29 @@ def pick(
     """
     left = dict(room)
     picked: list[Wake] = []
-    for model, priority in sorted(_tables(connection), key=lambda table: -table[1]):
+    for model, priority in sorted(tables(connection), key=lambda table: -table[1]):
         lane = (model, step_of(priority))
         if left.get(lane, 0) > 0 and model not in paused:
-            batches = _in_turn(connection, _batches(connection, model, priority))
+            batches = _in_turn(connection, batches_at(connection, model, priority))
             chosen = _round(connection, model, priority, batches, left[lane])
             left[lane] -= len(chosen)
             picked += chosen
     return picked
 
 
-def _tables(connection: Connection) -> Iterator[tuple[str, int]]:
+def tables(connection: Connection) -> Iterator[tuple[str, int]]:
     """The models and priorities that have jobs to pick."""
     row = connection.execute(_FIRST_TABLE).first()
     while row is not None:
         model, priority = row
         yield model, priority
-        row = connection.execute(_NEXT_TABLE, {"model": model, "priority": priority}).first()
+        row = (
+            connection.execute(_NEXT_PRIORITY, {"model": model, "priority": priority}).first()
+            or connection.execute(_NEXT_MODEL, {"model": model}).first()
+        )
 
 
-def _batches(connection: Connection, model: str, priority: int) -> list[str]:
+def batches_at(connection: Connection, model: str, priority: int) -> list[str]:
     """The batches that have jobs to pick at a table."""
     batches: list[str] = []
     last: str | None = ""  # no batch's id is empty
@@ -165,7 +168,7 @@ def take_turns(connection: Connection, picked: Sequence[Wake]) -> None:
     for some in chunks(sorted(batches)):
         # In the order in which counters are written, or the two could wait for each other in a circle.
         connection.execute(
-            select(Batch.id).where(Batch.id.in_(some)).order_by(Batch.id).with_for_update()
+            select(Batch.id).where(Batch.id.in_(some)).order_by(Batch.id).with_for_update(key_share=True)
         ).all()
         connection.execute(update(Batch).where(Batch.id.in_(some)).values(turn=last + 1))
 

@@ -35,6 +35,9 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
+# As a worker has it. Threads of torch's that spin for each other would hold up every test beside theirs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # A machine that is busy with something else is no bug: `timeout` in pyproject.toml bounds a test as a whole.
 hypothesis.settings.register_profile("soundmill", deadline=None)
 hypothesis.settings.load_profile("soundmill")

@@ -30,7 +30,7 @@ COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 SERVICES: dict[str, dict[str, Any]] = YAML(typ="safe").load(COMPOSE.read_text())["services"]
 WORKERS = ["cpu", "npu0"]
-OURS = [*WORKERS, "migrate", "flower"]
+OURS = [*WORKERS, "migrate", "exporter", "flower"]
 
 each_service = pytest.mark.parametrize("name", SERVICES)
 each_worker = pytest.mark.parametrize("name", WORKERS)
@@ -129,6 +129,14 @@ def test_a_stopping_worker_is_given_the_time_it_takes(name: str) -> None:
     seconds = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
 
     assert seconds > Settings.model_fields["shutdown_grace_s"].default + KILL_AFTER_GRACE_S
+
+
+@each_worker
+def test_what_prometheus_is_told_to_ask_is_what_is_served(name: str) -> None:
+    header = COMPOSE.read_text().partition("\nx-")[0]
+
+    assert f"{name}:{environment_of(name)['SOUNDMILL_METRICS_PORT']}" in header
+    assert f"exporter:{SERVICES['exporter']['command'][-1]}" in header
 
 
 @each_worker

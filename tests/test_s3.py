@@ -20,10 +20,10 @@ from soundmill.storage.lifecycle import State
 from soundmill.storage.rows import Artifact, Blob
 from soundmill.storage.settings import Settings
 from soundmill.worker.attempt import Attempts
-from soundmill.worker.doctor import _storage, _tried
 from soundmill.worker.executor import Ending, Executor, Limits
 from soundmill.worker.ledger import Ledger
 from soundmill.worker.pulse import Pulse
+from soundmill.worker.storage_findings import storage_findings
 
 from .producer.playing import write_tone
 from .s3 import S3Bucket, Way
@@ -105,7 +105,7 @@ def test_a_job_whose_bucket_fails_is_not_charged_and_runs_again(
 
 
 def test_the_doctor_tries_the_bucket_and_leaves_nothing(settings: Settings, s3: S3Bucket) -> None:
-    finding = _tried("storage", lambda: _storage(settings))
+    (finding,) = storage_findings(settings)
     assert finding.verdict == "ok", finding
     assert s3.url in finding.detail
     assert list(Bucket(s3.name, "").objects()) == []
@@ -113,7 +113,7 @@ def test_the_doctor_tries_the_bucket_and_leaves_nothing(settings: Settings, s3: 
 
 def test_the_doctor_says_what_is_wrong_with_a_bucket(settings: Settings, s3_way: Way) -> None:
     s3_way.refuse("403 Forbidden", "InvalidAccessKeyId")
-    finding = _tried("storage", lambda: _storage(settings))
+    (finding,) = storage_findings(settings)
     assert finding.verdict == "broken"
     assert "InvalidAccessKeyId" in finding.detail
     assert "set AWS_ACCESS_KEY_ID" in finding.detail

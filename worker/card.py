@@ -39,8 +39,9 @@ from soundmill.storage.catalog import Catalog, load_catalog
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import cancel
 from soundmill.storage.errors import NotFound, SettingsError, StorageUnavailable
+from soundmill.storage.examiner import Examiner
 from soundmill.storage.listing import get_job
-from soundmill.storage.queue import PATIENT, RESPONSIVE, Publisher, make_app
+from soundmill.storage.queue import PATIENT, RESPONSIVE, Publisher, make_app, task_name
 from soundmill.storage.settings import Settings, load_settings
 
 from . import (
@@ -52,8 +53,12 @@ from .consumer import CardConsumer
 from .errors import CardBusy, ChildFailed
 from .executor import EXIT_CARD_FAILED, EXIT_CARD_SUSPECT, Executor, Limits
 from .heartbeat import Heartbeat, Identity
+from .inputs import SoundCheck
 from .ledger import Ledger
 from .logs import configure_logging
+from .messages import Refusals, guard
+from .metrics.card import CardMeasures, ProcessCollector
+from .metrics.shared import FiguresWriter
 from .options import options_of
 from .pool import Intake, pool_with
 from .pulse import Pulse
@@ -107,6 +112,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", required=True)
     parser.add_argument("--model", action="append", required=True, dest="models")
     parser.add_argument("--pulse", type=int, required=True, help="the open file that the watchdog reads")
+    parser.add_argument("--figures", type=int, help="the open file that metrics are left in")
     return parser.parse_args(argv)
 
 
@@ -175,11 +181,15 @@ class CardProcess:
         os.close(options.pulse)  # it is mapped now, and nothing that a model starts should inherit it
         self._catalog = load_catalog(settings.plugins)
         self._station = Station(options.card, watch=self._pulse, limits=_engine_limits(settings))
+        self._measures = CardMeasures(options.card)
+        self._figures = self._open_figures(options.figures, options.card)
         self._handlers = load_handlers(self._catalog, options.models, self._station, settings, self._pulse)
         # What is alive now stays: the collector need not look at it again in the middle of a step.
         gc.collect()
         gc.freeze()
         self._slots = {model: settings.slots.get(model, h.slots) for model, h in self._handlers.items()}
+        for model, count in self._slots.items():
+            self._measures.serves(model, count)
         self._identity = Identity(
             name=options.name,
             incarnation=options.incarnation,
@@ -191,6 +201,8 @@ class CardProcess:
         in_hand = {model: math.ceil(IN_HAND_PER_SLOT * count) for model, count in self._slots.items()}
         self._intake = Intake(in_hand)
         self._attempts = Attempts()
+        self._refusals = Refusals(self._measures.refused)
+        self._examiner = Examiner(settings.max_audio_s)
         self._database = Database(settings.database_url)
         self._ledger = Ledger(
             self._database,
@@ -210,6 +222,15 @@ class CardProcess:
             lease_s=settings.lease_s,
             on_draining=self._intake.drain,
         )
+
+    def _open_figures(self, descriptor: int | None, card: str) -> FiguresWriter | None:
+        if descriptor is None:
+            return None
+        self._measures.registry.register(ProcessCollector(self._station, card))
+        writer = FiguresWriter(descriptor, self._measures.registry)
+        os.close(descriptor)
+        writer.start()
+        return writer
 
     def run(self) -> int:
         """Serve until a signal or the supervisor's end; return the exit status."""
@@ -241,7 +262,9 @@ class CardProcess:
 
     def _make_app(self) -> Celery:
         app = make_app(self._settings.broker_url, PATIENT, self._handlers)
-        tasks.register(app, sorted({self._catalog.get(model).kind for model in self._handlers}))
+        kinds = sorted({self._catalog.get(model).kind for model in self._handlers})
+        tasks.register(app, kinds)
+        guard(self._refusals, frozenset(map(task_name, kinds)))
         app.executor = Executor(
             database=self._database,
             blobs=open_blobs(self._settings),
@@ -257,6 +280,8 @@ class CardProcess:
                 load_s=self._settings.watchdog_load_s,
                 metrics_file=self._settings.metrics_file,
             ),
+            measures=self._measures,
+            sounds=SoundCheck(self._examiner),
             on_again=self._show_again,
         )
         app.canceller = self
@@ -330,12 +355,15 @@ class CardProcess:
         self._ledger.close()
         self._heartbeat.stop()
         self._publisher.close()
+        if self._figures is not None:
+            self._figures.close()
         for model, handler in self._handlers.items():
             try:
                 handler.close()
             except Exception:
                 logger.exception("a model could not be closed", extra={"model": model})
         self._station.close()
+        self._examiner.close()
         self._database.close()
 
 

@@ -21,7 +21,7 @@ class CardCheck:
         Raises:
             OSError: No process can be started now.
         """
-        command = [sys.executable, "-m", "soundmill.models.device.examination", "--card", str(card)]
+        command = [sys.executable, "-P", "-m", "soundmill.models.device.examination", "--card", str(card)]
         self._until = time.monotonic() + LIMIT_S
         self._process = subprocess.Popen(
             command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True

@@ -51,7 +51,7 @@ def _ask() -> tuple[dict[str, Any] | None, str]:
     """Have another process import torch and open the cards; what it found, or what became of it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "report.json")
-        command = [sys.executable, "-m", "soundmill.models.device.report", str(file)]
+        command = [sys.executable, "-P", "-m", "soundmill.models.device.report", str(file)]
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False

@@ -1,4 +1,4 @@
-"""The worker's commands: `up`, `worker`, `doctor`, `models convert`."""
+"""The worker's commands: `up`, `worker`, `doctor`, and those of `commands/`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import conversion
+from .commands import add_to
 
 if TYPE_CHECKING:
     from soundmill.storage.settings import Settings
@@ -21,7 +21,7 @@ def commands(app: typer.Typer) -> None:
     worker_app.callback(invoke_without_command=True)(worker)
     worker_app.command()(drain)
     app.add_typer(worker_app, name="worker")
-    conversion.add_to(app)
+    add_to(app)
 
 
 Cards = Annotated[
@@ -47,16 +47,25 @@ CheckpointDirs = Annotated[
     ),
 ]
 
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port", min=0, max=65535,
+        help="Serve the metrics of the cards there for a Prometheus, on loopback unless metrics_address is set.",
+    ),
+]  # fmt: skip
+
 
 def up(
     cards: Cards = None,
     model: Models = None,
     checkpoint_dir: CheckpointDirs = None,
+    metrics_port: MetricsPort = None,
     flower: Annotated[bool, typer.Option(help="Run Flower beside the workers.")] = True,
     ephemeral: Annotated[bool, typer.Option(help="Stop when standard input ends.", hidden=True)] = False,
 ) -> None:
     """Run the local stack: the broker, one worker for each card, and Flower. Ctrl-C stops it."""
-    _serve(cards, model, checkpoint_dir, flower=flower, ephemeral=ephemeral)
+    _serve(cards, model, checkpoint_dir, metrics_port, flower=flower, ephemeral=ephemeral)
 
 
 def worker(
@@ -64,10 +73,11 @@ def worker(
     card: Cards = None,
     model: Models = None,
     checkpoint_dir: CheckpointDirs = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Run workers on cards of this host."""
     if context.invoked_subcommand is None:
-        _serve(card, model, checkpoint_dir, flower=False, ephemeral=False)
+        _serve(card, model, checkpoint_dir, metrics_port, flower=False, ephemeral=False)
 
 
 def drain(
@@ -102,7 +112,7 @@ def doctor(
     else:
         table = Table("what", "verdict")
         table.add_column("detail", overflow="fold")
-        colours = {"ok": "green", "missing": "yellow", "broken": "red"}
+        colours = {"ok": "green", "missing": "yellow", "warning": "magenta", "broken": "red"}
         for finding in findings:
             table.add_row(finding.what, f"[{colours[finding.verdict]}]{finding.verdict}", finding.detail)
         Console().print(table)
@@ -117,7 +127,9 @@ def _settings() -> Settings:
     return load_settings()
 
 
-def _settings_with(models: list[str], checkpoint_dirs: list[str]) -> tuple[Settings, list[str]]:
+def _settings_with(
+    models: list[str], checkpoint_dirs: list[str], metrics_port: int | None
+) -> tuple[Settings, list[str]]:
     """The settings with the choices of the command line laid over them, and the models that it names."""
     from soundmill.storage.settings import load_settings
 
@@ -128,6 +140,7 @@ def _settings_with(models: list[str], checkpoint_dirs: list[str]) -> tuple[Setti
     given = {
         "model_options": {**settings.model_options, **chosen} if chosen else None,
         "checkpoint_dirs": {**settings.checkpoint_dirs, **folders} if folders else None,
+        "metrics_port": metrics_port,
     }
     return load_settings(given), named
 
@@ -136,6 +149,7 @@ def _serve(
     cards: list[str] | None,
     models: list[str] | None,
     checkpoint_dirs: list[str] | None,
+    metrics_port: int | None,
     *,
     flower: bool,
     ephemeral: bool,
@@ -150,7 +164,7 @@ def _serve(
     from .stack import run_stack
 
     configure_logging()
-    settings, named = _settings_with(models or [], checkpoint_dirs or [])
+    settings, named = _settings_with(models or [], checkpoint_dirs or [], metrics_port)
     names = [part for text in cards or ["cpu:0"] for part in text.split(",") if part.strip()]
     try:
         chosen = list(dict.fromkeys(best_card() if name == "auto" else Card.parse(name) for name in names))
@@ -163,8 +177,8 @@ def _serve(
         typer.echo(f"cards {', '.join(map(str, chosen))} serve {', '.join(served.models)}", err=True)
         if served.without_weights:
             typer.echo(
-                f"no weights here for {', '.join(served.without_weights)}: put them into "
-                f"{settings.models_dir}/MODEL, or name their folder with --checkpoint-dir MODEL=FOLDER",
+                f"no weights here for {', '.join(served.without_weights)}: soundmill models pull MODEL, "
+                "or name their folder with --checkpoint-dir MODEL=FOLDER",
                 err=True,
             )
         if page is not None:

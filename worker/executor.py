@@ -18,19 +18,21 @@ from typing import Any
 
 from soundmill.models.errors import CardFailed, CardSuspect
 from soundmill.models.handler import Handler, Output, OutputFile
-from soundmill.storage.attempts import Claimed, Made, Settlement, mark_alone
+from soundmill.storage.attempts import Made, Settlement, mark_alone
 from soundmill.storage.blobs import BlobStore
 from soundmill.storage.catalog import Catalog
 from soundmill.storage.database import Database
 from soundmill.storage.errors import StorageUnavailable, Unstorable
-from soundmill.storage.lifecycle import State
+from soundmill.storage.lifecycle import CANCELLED, State
 from soundmill.storage.queue import Publisher
 from soundmill.storage.window import mark_published, wakes_of
 
 from .attempt import Attempt, Attempts
-from .inputs import local_inputs
+from .inputs import SoundCheck, local_inputs
 from .ledger import Ledger
-from .outcomes import UNSTORABLE, settlement_of
+from .metrics.card import CardMeasures
+from .outbox import Outbox
+from .outcomes import UNSTORABLE, full_disk_of, settlement_of
 from .pulse import Pulse
 from .solo import SoloGate
 
@@ -90,6 +92,8 @@ class Executor:
         pulse: Pulse,
         publisher: Publisher,
         limits: Limits,
+        sounds: SoundCheck | None = None,
+        measures: CardMeasures | None = None,
         on_again: Callable[[str], None] = lambda job_id: None,
     ) -> None:
         """Put together what an attempt needs.
@@ -105,6 +109,8 @@ class Executor:
             pulse: What the watchdog looks at.
             publisher: Wakes children.
             limits: Of phases.
+            sounds: Looks at the audio that submitters gave before a handler does; `None` looks at none.
+            measures: Counts what becomes of attempts.
             on_again: Told of a job that begins another attempt.
         """
         self._database = database
@@ -117,8 +123,11 @@ class Executor:
         self._pulse = pulse
         self._publisher = publisher
         self._limits = limits
+        self._sounds = sounds
+        self._measures = measures or CardMeasures("")
         self._on_again = on_again
         self._gate = SoloGate()
+        self._outbox = Outbox(blobs)
         self._rng = random.Random()
 
     def execute(self, job_id: str) -> Report:
@@ -134,13 +143,24 @@ class Executor:
             return Report(ending=Ending.NOTHING)
         if job is None:
             return Report(ending=Ending.NOTHING)
+        claimed_at = time.monotonic()
         if job.attempt > 1:
             self._on_again(job.id)
         attempt = Attempt(
             job, self._pulse, step_limit_s=self._limits.step_s, load_limit_s=self._limits.load_s
         )
         with self._attempts.holding(attempt):
-            return self._settle(attempt, self._outcome(attempt))
+            settlement = self._outcome(attempt)
+            report = self._settle(attempt, settlement)
+        self._measures.ended(
+            job,
+            _OUTCOMES[report.ending],
+            code=report.code,
+            took_s=time.monotonic() - claimed_at,
+            seconds=attempt.seconds,
+            metrics=None if settlement is None else settlement.metrics,
+        )
+        return report
 
     def _outcome(self, attempt: Attempt) -> Settlement | None:
         """Perform, and turn whatever happens into a settlement."""
@@ -151,6 +171,8 @@ class Executor:
             os._exit(EXIT_CARD_SUSPECT if isinstance(error, CardSuspect) else EXIT_CARD_FAILED)
         except BaseException as error:  # noqa: BLE001 - the table knows them all
             _log_failure(attempt, error)
+            if full_disk_of(error) is not None:
+                self._outbox.refused()
             return settlement_of(attempt.job, error, self._rng)
 
     def _perform(self, attempt: Attempt) -> Settlement:
@@ -162,10 +184,11 @@ class Executor:
             if job.suspect:
                 with self._database.write() as connection:
                     mark_alone(connection, job.id, job.attempt)
+            self._outbox.wait(attempt.raise_if_stopped)
             attempt.make_scratch = lambda: stack.enter_context(self._blobs.scratch())
             handler = self._handlers[job.model]
-            request = stack.enter_context(self._request(handler, job))
-            with self._slot(attempt), attempt.watched():
+            request = stack.enter_context(self._request(handler, attempt))
+            with self._slot(attempt), self._measures.running(job.model), attempt.watched():
                 output = handler.perform(request, attempt)
             attempt.raise_if_stopped()
             return self._store(attempt, output)
@@ -182,19 +205,25 @@ class Executor:
         finally:
             slots.release()
 
-    def _request(self, handler: Handler, job: Claimed) -> Any:
+    def _request(self, handler: Handler, attempt: Attempt) -> Any:
+        job, sounds = attempt.job, self._sounds
         model = self._catalog.get(job.model)
         args = model.restore(job.args, job.args_version)
-        return local_inputs(self._database, self._blobs, handler.request, args, model.audio_fields)
+
+        def check(field: str, sha256: str, path: Path) -> None:
+            if sounds is not None:
+                sounds.require(field, sha256, path, attempt.raise_if_stopped)
+
+        return local_inputs(self._database, self._blobs, handler.request, args, model.audio_fields, check)
 
     def _store(self, attempt: Attempt, output: Output) -> Settlement:
         """Put the files into the blob store; from here on they are only waiting for the row."""
         begun = time.monotonic()
-        made = [self._put(file) for file in output.files]
+        made = [self._put(attempt, file) for file in output.files]
         attempt.seconds["write"] += time.monotonic() - begun
         metrics = self._metrics(attempt, output)
         if self._limits.metrics_file and attempt.job.batch_id == f"{attempt.job.tenant}/":
-            made.append(self._put(_metrics_file(attempt.scratch, metrics)))
+            made.append(self._put(attempt, _metrics_file(attempt.scratch, metrics)))
         return Settlement(
             id=attempt.job.id,
             attempt=attempt.job.attempt,
@@ -205,8 +234,8 @@ class Executor:
             artifacts=tuple(made),
         )
 
-    def _put(self, file: OutputFile) -> Made:
-        blob = self._blobs.put(file.path)
+    def _put(self, attempt: Attempt, file: OutputFile) -> Made:
+        blob = self._outbox.put(file.path, attempt.raise_if_stopped)
         return Made(
             name=file.name, role=file.role, sha256=blob.sha256, size=blob.size, media_type=file.media_type
         )
@@ -243,6 +272,8 @@ class Executor:
         if attempt.job.id not in settled.applied:
             logger.warning("an attempt lost its job before it could settle", extra=_named(attempt))
             return Report(ending=Ending.NOTHING)
+        if attempt.job.id in settled.stopped:
+            return Report(ending=Ending.CANCELLED, code=CANCELLED)
         return Report(ending=_ENDINGS[settlement.state], code=settlement.error_code)
 
     def _wake(self, freed: tuple[str, ...]) -> None:
@@ -266,6 +297,16 @@ _ENDINGS = {
     State.CANCELLED: Ending.CANCELLED,
     State.AVAILABLE: Ending.HANDED_BACK,
 }
+
+_OUTCOMES = {
+    Ending.COMPLETED: "completed",
+    Ending.RETRYABLE: "failed",
+    Ending.DISCARDED: "discarded",
+    Ending.CANCELLED: "cancelled",
+    Ending.HANDED_BACK: "handed_back",
+    Ending.NOTHING: "lost",
+}
+"""What the row of the attempt says."""
 
 
 def _metrics_file(scratch: Path, metrics: Mapping[str, Any]) -> OutputFile:

@@ -11,7 +11,8 @@ class Finding:
 
     Attributes:
         what: Its name.
-        verdict: `ok`, `missing` (something optional) or `broken` (something needed).
+        verdict: `ok`, `missing` (something optional), `warning` (it works, and may not for long or not as
+            well as it could) or `broken` (something needed).
         detail: What was found, or what is wrong and how to mend it.
     """
 

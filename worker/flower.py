@@ -84,7 +84,7 @@ class Flower:
         environment = os.environ | self._settings.environment()
         environment |= {"SOUNDMILL_BROKER_URL": self._broker_url, "FLOWER_BASIC_AUTH": self._credentials}
         command = [
-            sys.executable, "-m", "soundmill.worker.flower",
+            sys.executable, "-P", "-m", "soundmill.worker.flower",
             f"--address={self._settings.flower_address}", f"--port={self._settings.flower_port}",
             f"--max_tasks={MAX_TASKS}", "--logging=warning",
         ]  # fmt: skip

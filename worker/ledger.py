@@ -5,6 +5,10 @@ at once; under load it waits up to `linger_s` for more, since a commit costs abo
 as for one. A group that fails is replayed row by row, so that a value that the database refuses harms
 only its own job. A database that is away is waited for: everything here is conditional, so nothing can
 be too late.
+
+On PostgreSQL somebody else may hold a single row for long, such as a caller who submits a child of a running
+job in a transaction of its own. Then that job is left aside, so that the others get on: a claim is given up,
+since the dispatcher repeats its message, and a settle is tried again and again in a thread of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from soundmill.storage.attempts import Claimed, Claims, Settled, Settlement, claim_and_settle
-from soundmill.storage.database import Database
+from soundmill.storage.database import Database, is_locked
 from soundmill.storage.errors import StorageUnavailable, Unstorable
 
 logger = logging.getLogger(__name__)
@@ -27,6 +31,8 @@ logger = logging.getLogger(__name__)
 GROUP_MAX = 64
 WRITERS = 2
 CLOSE_S = 10.0
+APART_S = 0.2
+LOCKED_IN_A_ROW = 3
 RETRY_FIRST_S, RETRY_MOST_S = 0.05, 2.0
 
 
@@ -76,7 +82,10 @@ class Ledger:
             threading.Thread(target=self._write_groups, name=f"ledger-{number}", daemon=True)
             for number in range(count)
         ]
-        for thread in self._threads:
+        # Those that somebody else's lock holds up.
+        self._late: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._last_thread = threading.Thread(target=self._write_late, name="ledger-late", daemon=True)
+        for thread in (*self._threads, self._last_thread):
             thread.start()
 
     def claim(self, job_id: str) -> Claimed | None:
@@ -107,6 +116,8 @@ class Ledger:
         until = time.monotonic() + CLOSE_S
         for thread in self._threads:
             thread.join(timeout=max(until - time.monotonic(), 0.0))
+        self._late.put(None)
+        self._last_thread.join(timeout=max(until - time.monotonic(), 0.0))
 
     def _ask(self, what: str | Settlement) -> Any:
         entry = _Entry(what, Future())
@@ -147,6 +158,8 @@ class Ledger:
             try:
                 return self._write_once(group)
             except StorageUnavailable as error:
+                if is_locked(error):
+                    return self._write_apart(group)
                 logger.warning("the job table is away; trying again", extra={"waiting": len(group)})
                 if self._closing.wait(pause):
                     return _refuse(group, error)
@@ -161,7 +174,43 @@ class Ledger:
                     self._write([entry])
                 return None
 
-    def _write_once(self, group: Sequence[_Entry]) -> None:
+    def _write_apart(self, group: Sequence[_Entry]) -> None:
+        """Write one by one what nobody holds up; the others have to wait, and wait elsewhere."""
+        in_a_row = 0
+        for entry in group:
+            # Many in a row: it is their batch that somebody holds.
+            if in_a_row < LOCKED_IN_A_ROW:
+                try:
+                    self._write_once([entry], patience_s=APART_S)
+                    in_a_row = 0
+                    continue
+                except StorageUnavailable as error:
+                    if not is_locked(error):
+                        self._write([entry])
+                        continue
+                    in_a_row += 1
+                except BaseException as error:  # noqa: BLE001 - as in `_write`
+                    _refuse([entry], _unstorable(error))
+                    continue
+            if isinstance(entry.what, str):
+                entry.answer.set_result(None)
+            else:
+                self._late.put(entry)
+
+    def _write_late(self) -> None:
+        while (entry := self._late.get()) is not None:
+            try:
+                self._write_once([entry], patience_s=APART_S)
+            except StorageUnavailable as error:
+                if self._closing.is_set():
+                    _refuse([entry], error)
+                else:
+                    self._late.put(entry)
+                    self._closing.wait(RETRY_FIRST_S)
+            except BaseException as error:  # noqa: BLE001 - as in `_write`
+                _refuse([entry], _unstorable(error))
+
+    def _write_once(self, group: Sequence[_Entry], *, patience_s: float | None = None) -> None:
         claims = [entry for entry in group if isinstance(entry.what, str)]
         settlements = [entry for entry in group if isinstance(entry.what, Settlement)]
         wanted = Claims(
@@ -171,7 +220,7 @@ class Ledger:
             lease_s=self._lease_s,
         )
         endings = [entry.what for entry in settlements if isinstance(entry.what, Settlement)]
-        with self._database.write() as connection:
+        with self._database.write(patience_s=patience_s) as connection:
             claimed, settled = claim_and_settle(connection, self._database, wanted, endings)
         for place, entry in enumerate(settlements):
             # Children are the group's; whoever came first sees to them, and nobody does so twice.

@@ -12,13 +12,10 @@ from soundmill.storage.errors import SettingsError
 from soundmill.storage.model_settings import ModelSettings, split_model
 from soundmill.storage.settings import Settings
 
-WEIGHTS = "models"
-"""What the catalogue says that a model needs when it needs a checkpoint."""
-
 
 def needs_weights(model: Model) -> bool:
     """Whether the model has a checkpoint."""
-    return model.needs == WEIGHTS
+    return model.has_weights
 
 
 def options_of(settings: Settings, model: Model) -> ModelOptions:

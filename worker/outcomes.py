@@ -20,7 +20,8 @@
 
 CardSuspect is a CardFailed: the process ends with another status, and its card is checked before the
 next one starts. A retryable job whose budget is used up is discarded instead. The last row is for a library that
-calls `sys.exit`: in a thread that ends nothing, so it is an error like any other.
+calls `sys.exit`: in a thread that ends nothing, so it is an error like any other. A full disk is StorageFull,
+which is StorageUnavailable, whoever met it.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from soundmill.models.errors import (
     ShuttingDown,
 )
 from soundmill.storage.attempts import Claimed, Settlement
-from soundmill.storage.errors import NotFound, StorageUnavailable, SubmitRefused, Unstorable
+from soundmill.storage.errors import NotFound, StorageFull, StorageUnavailable, SubmitRefused, Unstorable
 from soundmill.storage.lifecycle import State, backoff_s
+from soundmill.storage.scratch import DISK_IS_FULL
 
 UNSTORABLE = "unstorable_result"
 
@@ -101,6 +103,7 @@ def settlement_of(job: Claimed, error: BaseException, rng: random.Random) -> Set
         error: What it raised.
         rng: The source of the jitter of the backoff.
     """
+    error = full_disk_of(error) or error
     verdict = judge(error)
     if verdict.state is None:
         return None
@@ -120,6 +123,21 @@ def settlement_of(job: Claimed, error: BaseException, rng: random.Random) -> Set
         if state == State.RETRYABLE
         else 0.0,
     )
+
+
+def full_disk_of(error: BaseException) -> StorageFull | None:
+    """A full disk in our words, where that is what ended an attempt.
+
+    A handler writes its files by itself, so it meets the system's own error.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, StorageFull):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in DISK_IS_FULL:
+            return StorageFull("no space is left where the worker writes; free some, or move storage_url")
+        cause = cause.__cause__
+    return None
 
 
 def _words(error: BaseException) -> str:

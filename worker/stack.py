@@ -18,6 +18,8 @@ from soundmill.storage.schema import migrate
 from soundmill.storage.settings import Settings
 
 from .flower import Flower
+from .metrics.host import HostMeasures
+from .metrics.server import MetricsServer
 from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,14 @@ def run_stack(
         database = Database(settings.database_url)
         stack.callback(database.close)
         migrate(database)
-        supervisor = Supervisor(settings, broker, database, cards, models)
+        measures = HostMeasures()
+        if settings.metrics_port is not None:
+            server = MetricsServer(
+                measures.registry, address=settings.metrics_address, port=settings.metrics_port
+            )
+            stack.enter_context(server)
+            logger.info("metrics are served", extra={"url": server.url})
+        supervisor = Supervisor(settings, broker, database, cards, models, measures)
         stack.callback(supervisor.stop)
         supervisor.start()
         page = stack.enter_context(Flower(settings, broker.url)) if flower else None

@@ -31,8 +31,14 @@ from soundmill.storage.settings import Settings
 
 from .card import EXIT_FORSAKEN, EXIT_UNUSABLE
 from .card_check import CardCheck
+from .death import Death, Killed, cause_of
+from .death import crashed as crashed_of
 from .dispatcher import Dispatcher
-from .executor import EXIT_CARD_SUSPECT
+from .executor import EXIT_CARD_FAILED, EXIT_CARD_SUSPECT
+from .host_memory import OomWatch, own_bytes
+from .housekeeper import Housekeeper
+from .metrics.host import HostMeasures
+from .metrics.shared import FiguresReader
 from .pulse import PulseReader
 
 logger = logging.getLogger(__name__)
@@ -43,7 +49,6 @@ LAST_WORDS_S = 1.0
 KILL_AFTER_GRACE_S = 15.0
 BROKER_EVERY_S = 1.0
 STUCK_FOR_S = 2.0
-OOM_KILL_S = 10.0  # a process of many gigabytes takes that long to die
 
 
 @dataclass(slots=True)
@@ -53,26 +58,18 @@ class Child:
     card: Card
     name: str
     pulse: PulseReader
+    figures: FiguresReader
     process: subprocess.Popen[bytes] | None = None
     incarnation: str = ""
     started: float = 0.0
     start_again: float = 0.0
     backoff_s: float = BACKOFF_FIRST_S
     stuck_since: float | None = None
-    killed_by_watchdog: bool = False
+    killed: Killed | None = None
     killed_before: bool = False
     suspect: bool = False
     check: CardCheck | None = None
     gave_up: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A child that died, until its jobs are returned."""
-
-    incarnation: str
-    crashed: bool
-    suspects: bool = False
 
 
 class Supervisor:
@@ -85,6 +82,7 @@ class Supervisor:
         database: Database,
         cards: Sequence[Card],
         models: Sequence[str],
+        measures: HostMeasures | None = None,
     ) -> None:
         """Prepare one child for each card; nothing is started yet.
 
@@ -94,7 +92,9 @@ class Supervisor:
             database: The migrated job table.
             cards: Distinct cards of this host.
             models: The ids of the models that every card serves.
+            measures: Counts what happens to the children and what the dispatcher does.
         """
+        self._measures = measures or HostMeasures()
         self._settings = settings
         self._broker = broker
         self._database = database
@@ -106,17 +106,20 @@ class Supervisor:
         self._broker_checked = 0.0
         self._publisher = Publisher(make_app(broker.url, RESPONSIVE), breaker_s=1.0)
         holder = f"{self._host}/{os.getpid()}/{ULID()}"
-        self._dispatcher = Dispatcher(database, self._publisher, settings, models, holder)
+        self._dispatcher = Dispatcher(database, self._publisher, settings, models, holder, self._measures)
+        self._housekeeper = Housekeeper(database, settings, lambda: self._dispatcher.leads)
 
     def _child_of(self, card: Card) -> Child:
         label = str(card).replace(":", "-")
-        return Child(card=card, name=f"{label}@{self._host}", pulse=PulseReader())
+        figures = self._measures.card(str(card))
+        return Child(card=card, name=f"{label}@{self._host}", pulse=PulseReader(), figures=figures)
 
     def start(self) -> None:
         """Start the children and the dispatcher."""
         for child in self._children:
             self._start_child(child)
         self._dispatcher.start()
+        self._housekeeper.start()
 
     def watch(self) -> bool:
         """Look after everything once; call it a few times a second.
@@ -139,10 +142,12 @@ class Supervisor:
         for child in self._children:
             self._await_end(child, until)
         self._return_jobs_of_the_dead()
+        self._housekeeper.stop()
         self._dispatcher.stop()
         self._publisher.close()
         for child in self._children:
             child.pulse.close()
+            child.figures.close()
             if child.check is not None:
                 child.check.close()
 
@@ -155,6 +160,7 @@ class Supervisor:
             logger.warning("a card's process did not leave; killing it", extra={"worker": child.name})
             child.process.kill()
             child.process.wait()
+        self._measures.ended(str(child.card), None)
         self._bury(child, crashed=False)
 
     # -- children ----------------------------------------------------------------------------------
@@ -163,18 +169,23 @@ class Supervisor:
         child.incarnation = f"{child.name}#{ULID()}"
         child.started = time.monotonic()
         child.stuck_since = None
-        child.killed_by_watchdog = False
+        child.killed = None
         child.pulse.reset()
+        child.figures.turn_over()
         models = [part for model in self._models for part in ("--model", model)]
         command = [
-            sys.executable, "-m", "soundmill.worker.card", "--card", str(child.card), "--name", child.name,
+            sys.executable, "-P", "-m", "soundmill.worker.card", "--card", str(child.card), "--name", child.name,
             "--incarnation", child.incarnation, "--host", self._host, "--pulse", str(child.pulse.descriptor), *models,
         ]  # fmt: skip
+        descriptors = [child.pulse.descriptor]
+        if self._settings.metrics_port is not None:
+            command += ["--figures", str(child.figures.descriptor)]
+            descriptors.append(child.figures.descriptor)
         try:
             child.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                pass_fds=[child.pulse.descriptor],
+                pass_fds=descriptors,
                 env=self._environment(child.card),
                 # Ctrl-C at the terminal is for the supervisor, who then stops the children.
                 start_new_session=True,
@@ -185,6 +196,7 @@ class Supervisor:
             )
             self._start_later(child)
             return
+        self._measures.started(str(child.card))
         logger.info("a card's process was started", extra={"worker": child.name, "pid": child.process.pid})
 
     def _environment(self, card: Card) -> dict[str, str]:
@@ -201,7 +213,9 @@ class Supervisor:
         if status is not None:
             self._ended(child, status)
         elif self._is_stuck(child, child.process.pid):
-            self._kill_stuck(child)
+            self._kill(child, Killed.STUCK)
+        elif self._is_too_large(child.process.pid):
+            self._kill(child, Killed.TOO_LARGE)
 
     def _is_well(self, child: Child) -> bool:
         """Whether the card may be used; a suspect one has to give a right answer first."""
@@ -234,9 +248,13 @@ class Supervisor:
         child.stuck_since = child.stuck_since or now
         return now > child.stuck_since + STUCK_FOR_S
 
-    def _kill_stuck(self, child: Child) -> None:
-        logger.error("a card's process is stuck; killing it", extra={"worker": child.name})
-        child.killed_by_watchdog = True
+    def _is_too_large(self, pid: int) -> bool:
+        limit_gb = self._settings.card_memory_gb
+        return limit_gb is not None and own_bytes(pid) > limit_gb * 1e9
+
+    def _kill(self, child: Child, why: Killed) -> None:
+        logger.error("a card's process is killed", extra={"worker": child.name, "reason": why.value})
+        child.killed = why
         _signal(child, signal.SIGABRT)  # faulthandler writes where every thread stands
         assert child.process is not None
         try:
@@ -246,16 +264,21 @@ class Supervisor:
             child.process.wait()
 
     def _ended(self, child: Child, status: int) -> None:
-        crashed = child.killed_by_watchdog or _crashed(status, oom_killed=self._oom_watch.look())
+        oom_killed = self._oom_watch.look()  # in any case, or an old kill would be taken for news
+        crashed = child.killed is not None or crashed_of(status, oom_killed=oom_killed)
         logger.warning(
             "a card's process ended", extra={"worker": child.name, "status": status, "crashed": crashed}
         )
+        self._measures.ended(str(child.card), _reason(status, child.killed, crashed=crashed))
         young = time.monotonic() - child.started < HEALTHY_S
         killed = status == -signal.SIGKILL and not crashed
         # Nobody says who sent a SIGKILL. One is an accident; a second one so soon may be a job's doing.
-        self._bury(child, crashed=crashed, suspects=killed and child.killed_before and young)
+        suspects = killed and child.killed_before and young
+        self._bury(child, crashed=crashed, suspects=suspects, cause=cause_of(status, child.killed))
         child.killed_before = killed
-        child.suspect = child.suspect or status == EXIT_CARD_SUSPECT
+        # A driver that hangs looks like a job that does: the next process would wait for it, too.
+        hung = child.killed == Killed.STUCK and child.card.has_driver
+        child.suspect = child.suspect or hung or status == EXIT_CARD_SUSPECT
         if status == EXIT_UNUSABLE:
             child.gave_up = True
             return
@@ -267,12 +290,12 @@ class Supervisor:
         child.start_again = time.monotonic() + child.backoff_s
         child.backoff_s = min(2 * child.backoff_s, BACKOFF_MOST_S)
 
-    def _bury(self, child: Child, *, crashed: bool, suspects: bool = False) -> None:
+    def _bury(self, child: Child, *, crashed: bool, suspects: bool = False, cause: str = "") -> None:
         assert child.process is not None
         if child.process.stdin is not None:
             child.process.stdin.close()
         child.process = None
-        self._deaths.append(Death(child.incarnation, crashed, suspects))
+        self._deaths.append(Death(child.incarnation, crashed, suspects, cause))
 
     def _return_jobs_of_the_dead(self) -> None:
         while self._deaths:
@@ -286,6 +309,7 @@ class Supervisor:
                         crashed=death.crashed,
                         suspects=death.suspects,
                         max_crashes=self._settings.max_crashes,
+                        cause=death.cause,
                     )
             except StorageUnavailable:
                 return  # the next round tries again; the reaper would find them, too
@@ -293,6 +317,7 @@ class Supervisor:
                 self._deaths.pop(0)
             else:
                 logger.warning("jobs of a dead process are available again", extra={"jobs": jobs})
+                self._measures.rescued("crashed" if death.crashed else "killed", len(jobs))
 
     # -- the broker --------------------------------------------------------------------------------
 
@@ -300,44 +325,31 @@ class Supervisor:
         if time.monotonic() < self._broker_checked + BROKER_EVERY_S:
             return
         try:
-            self._broker.ensure_alive()
+            if self._broker.ensure_alive():
+                self._measures.broker_restarted()
         except (StorageError, OSError) as error:
             logger.warning("the embedded broker could not be restarted", extra={"reason": str(error)})
         self._broker_checked = time.monotonic()
 
 
-class OomWatch:
-    """Whether the kernel has just killed a process of this host for want of memory."""
-
-    def __init__(self, path: Path = Path("/proc/vmstat")) -> None:
-        self._path = path
-        self._count = self._read()
-        self._rose = float("-inf")
-
-    def look(self) -> bool:
-        """Look at the kernel's counter, which does not say whom it was; call it often."""
-        count = self._read()
-        if count > self._count:
-            self._rose = time.monotonic()
-        self._count = count
-        return time.monotonic() < self._rose + OOM_KILL_S
-
-    def _read(self) -> int:
-        try:
-            lines = self._path.read_text().splitlines()
-        except OSError:
-            return 0
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+_REASONS = {
+    0: "left",
+    EXIT_CARD_FAILED: "card_failed",
+    EXIT_CARD_SUSPECT: "card_suspect",
+    EXIT_FORSAKEN: "forsaken",
+    EXIT_UNUSABLE: "unusable",
+    -signal.SIGINT: "left",
+    -signal.SIGTERM: "left",
+}
 
 
-def _crashed(status: int, *, oom_killed: bool) -> bool:
-    """Whether a process ended in a way that its jobs can cause.
-
-    SIGKILL comes from people and deploys, unless the kernel sent it for want of memory.
-    """
-    if status == -signal.SIGKILL:
-        return oom_killed
-    return status not in (0, -signal.SIGTERM, -signal.SIGINT, EXIT_UNUSABLE, EXIT_FORSAKEN)
+def _reason(status: int, killed: Killed | None, *, crashed: bool) -> str:
+    """How a process ended, in a word for the metrics."""
+    if killed is not None:
+        return killed.name.lower()
+    if status in _REASONS:
+        return _REASONS[status]
+    return "crashed" if crashed else "killed"
 
 
 def _is_stopped(pid: int) -> bool:

@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from soundmill.models.bench.bandwidth import copy_speed
 from soundmill.models.captioner.handler import EARS, SHORT, SHORT_CONTEXT
-from soundmill.models.captioner.hearing import AudioTower
 from soundmill.models.captioner.language import LanguageModel
 from soundmill.models.captioner.listener import Listener
 from soundmill.models.captioner.prompt import Speller
+from soundmill.models.captioner.published import SHAPE
 from soundmill.models.captioner.rows import CaptionRows, Prompt, Readout
-from soundmill.models.captioner.shape import AudioShape, Shape, TextShape, read_shape
-from soundmill.models.captioner.spectrum import FRAMES_PER_S, MEL_BANDS, SAMPLE_RATE_HZ, log_mel
-from soundmill.models.captioner.weights import read_weights
+from soundmill.models.captioner.shape import read_shape
+from soundmill.models.captioner.spectrum import FRAMES_PER_S, SAMPLE_RATE_HZ, log_mel
+from soundmill.models.captioner.weights import random_weights, read_weights
 from soundmill.models.device import Device, open_device
 from soundmill.models.engine.engine import CardEngine
 from soundmill.models.engine.sampling import GREEDY
@@ -47,13 +48,6 @@ WAIT_S = 600.0
 SMALL_TEXT = {"num_hidden_layers": 8, "vocab_size": 1024}
 SMALL_AUDIO = {"encoder_layers": 4}
 
-PUBLISHED = Shape(
-    text=TextShape(hidden=3584, layers=28, heads=28, kv_heads=4, head_dim=128, intermediate=18944,
-                   vocabulary=152064, rope_theta=1e6, norm_eps=1e-6, max_positions=32768, tied=False),
-    audio=AudioShape(hidden=1280, layers=32, heads=20, intermediate=5120, mel_bands=MEL_BANDS,
-                     chunk_frames=200, output=3584),
-    audio_id=151646, audio_start_id=151647, audio_end_id=151648,
-)  # fmt: skip
 LENGTHS = 3  # captured lengths of the caches: 512, 1,024 and all
 WORDS_OF_A_PROMPT = 30  # around the audio, with the published tokenizer
 
@@ -242,7 +236,8 @@ def published(card: str, concurrencies: Sequence[int], *, tokens: int) -> Iterat
     device = open_device(card)
     dtype, graphs = device.dtype("auto"), device.graphs("auto")
     engine = CardEngine(device, ignore_stops=True)
-    language, tower = engine.call(lambda: _random_weights(device, dtype)).result()
+    weights = engine.call(lambda: random_weights(SHAPE, device.torch_device, dtype)).result()
+    language, tower = weights.language, weights.tower
     rows = engine.call(
         lambda: CaptionRows(language, device, context=SHORT_CONTEXT, stops=(151645,),
                             graphs=graphs, lengths=LENGTHS)
@@ -314,27 +309,11 @@ def _line(
     }
 
 
-def _random_weights(device: Device, dtype: torch.dtype) -> tuple[LanguageModel, AudioTower]:
-    language = LanguageModel(PUBLISHED.text, device.torch_device, dtype)
-    tower = AudioTower(PUBLISHED.audio, device.torch_device, dtype)
-    for tensor in (*language.tensors(), *tower.tensors()):
-        tensor.normal_(std=0.02)
-    return language, tower
-
-
 def _floor_s(device: Device, language: LanguageModel) -> float:
     """The time in which the weights of a step are read once, at the speed of a copy."""
     size = sum(tensor.numel() * tensor.itemsize for tensor in language.tensors())
     size -= language.embedding.numel() * language.embedding.itemsize
-    source = torch.empty(2**30, dtype=torch.uint8, device=device.torch_device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    device.sync()
-    begun = time.monotonic()
-    for _ in range(10):
-        target.copy_(source)
-    device.sync()
-    return size / (10 * 2 * 2**30 / (time.monotonic() - begun))
+    return size / copy_speed(device)
 
 
 def _noise(rng: np.random.Generator, seconds: float) -> torch.Tensor:

@@ -18,14 +18,16 @@ from csm_sides import (
     Handlers,
     Load,
     Ours,
-    published_config,
-    random_model,
     save_folder,
     small_config,
 )
 from figures import in_turns, ratios, show, spread
 from launches import per_frame
 
+from soundmill.models.bench.bandwidth import copy_speed
+from soundmill.models.bench.csm import frame_bytes
+from soundmill.models.csm.checkpoint import random_model
+from soundmill.models.csm.published import published_config
 from soundmill.models.device import Device, open_device
 
 FRAME_S = 0.08
@@ -186,7 +188,7 @@ def on_card(options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {"card": device.name, "torch": torch.__version__, "frames": options.frames}
     model = random_model(config, device.torch_device, torch.bfloat16)
     whole = random_model(config, device.torch_device, torch.bfloat16)
-    floor_ms = 1000 * _bytes_of_frame(model) / _copy_speed(device)
+    floor_ms = 1000 * frame_bytes(model) / copy_speed(device)
     figures["bandwidth floor of a frame, ms"] = round(floor_ms, 3)
     sides = {f"generate {batch}": _generating(model, batch, options.frames) for batch in (1, 8)}
     for name, fused, of in (("modules", False, model), ("fused", True, whole)):
@@ -235,34 +237,6 @@ def _speaking(
         ours.close()
         ours.speaker.reserve(0)  # its caches, before the next side makes its own
         device.empty_cache()
-
-
-def _bytes_of_frame(model: Any) -> int:
-    """The weights that a frame reads: the backbone once, the depth decoder for each other codebook."""
-
-    def size(module: Any) -> int:
-        return sum(p.numel() * p.element_size() for p in module.parameters())
-
-    depth = model.depth_decoder
-    steps = model.config.num_codebooks - 1
-    heads = depth.codebooks_head.weight
-    backbone = sum(size(layer) for layer in model.backbone_model.layers) + size(model.lm_head)
-    return backbone + steps * sum(size(layer) for layer in depth.model.layers) + heads.nbytes
-
-
-def _copy_speed(device: Device) -> float:
-    """Bytes per second, read and written, of a large copy on the card."""
-    source = torch.empty(2**30, dtype=torch.uint8, device=device.torch_device)
-    target = torch.empty_like(source)
-    best = 0.0
-    for _ in range(5):
-        device.sync()
-        begun = time.perf_counter()
-        for _ in range(10):
-            target.copy_(source)
-        device.sync()
-        best = max(best, 20 * source.numel() / (time.perf_counter() - begun))
-    return best
 
 
 def _profiled(model: Any, whole: Any, device: Device, frames: int) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CsmConfig, CsmDepthDecoderConfig, CsmForConditionalGeneration, MimiConfig
+from transformers import CsmConfig, CsmDepthDecoderConfig, MimiConfig
 from transformers.utils import logging
 
-from soundmill.models.csm.checkpoint import placed
+from soundmill.models.bench.generate import csm_codes
+from soundmill.models.csm.checkpoint import random_model
 from soundmill.models.csm.decoder import Decoder
 from soundmill.models.csm.prompt import Prompt
 from soundmill.models.csm.sizes import Sizes
@@ -63,20 +64,6 @@ def small_config() -> CsmConfig:
     )  # fmt: skip
 
 
-def published_config() -> CsmConfig:
-    """The sizes of CSM-1B, which are the defaults of transformers."""
-    return CsmConfig()
-
-
-def random_model(config: CsmConfig, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """A model of random weights."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = CsmForConditionalGeneration._from_config(config, attn_implementation="sdpa")
-        model.depth_decoder.codebooks_head.weight.data.normal_(0, 0.05)
-    return placed(model, device, dtype)
-
-
 def save_folder(config: CsmConfig, folder: Path) -> None:
     """Random weights as a checkpoint that a handler loads."""
     random_model(config, "cpu", torch.float32).save_pretrained(folder)
@@ -93,10 +80,9 @@ def prompt_ids(number: int) -> torch.Tensor:
 class Generate:
     """Transformers' own `generate`, on batches of a fixed size."""
 
-    def __init__(self, model: Any, batch: int, *, audio: bool = False) -> None:
+    def __init__(self, model: Any, batch: int) -> None:
         self._model = model
         self._batch = batch
-        self._audio = audio
 
     def run(self, load: Load) -> float:
         """Seconds for a load, batch after batch; a batch runs until its longest row is done."""
@@ -108,17 +94,9 @@ class Generate:
     def batch(self, frames: Sequence[int]) -> None:
         """One call."""
         ids = torch.stack([prompt_ids(number) for number in range(len(frames))]).to(self._model.device)
-        made = self._model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max(frames),
-            do_sample=True, temperature=TEMPERATURE, top_k=TOP_K, depth_decoder_do_sample=True,
-            depth_decoder_temperature=TEMPERATURE, depth_decoder_top_k=TOP_K, output_audio=self._audio,
-        )  # fmt: skip
-        if self._audio:
-            made[0].cpu()
-        elif made.shape[1] != max(frames):
+        made = csm_codes(self._model, ids, max(frames))
+        if made.shape[1] != max(frames):
             raise SystemExit("generate ended by itself; the weights are not random")
-        else:
-            made.cpu()
 
 
 class Ours:

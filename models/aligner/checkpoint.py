@@ -23,8 +23,8 @@ from .script import STAR
 from .windows import HOP, RECEPTIVE, SAMPLE_RATE_HZ
 
 _BLANK_NAME = "<blank>"
-_TRAINING_ONLY = frozenset({"wav2vec2.masked_spec_embed"})
-_RENAMED = (
+TRAINING_ONLY = frozenset({"wav2vec2.masked_spec_embed"})
+RENAMED = (
     (".conv.weight_g", ".conv.parametrizations.weight.original0"),
     (".conv.weight_v", ".conv.parametrizations.weight.original1"),
 )
@@ -49,10 +49,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ModelUnavailable: Something is missing, or does not fit together; the message says what.
     """
-    config = _config(folder)
-    letters = _letters(_json(folder, "vocab.json"), config.vocab_size)
-    with torch.device("meta"):  # no weights are made up that are then thrown away
-        model = Wav2Vec2ForCTC._from_config(config, attn_implementation="sdpa")
+    config = read_config(folder)
+    letters = read_letters(folder, config.vocab_size)
+    model = empty_model(config)
     weights = _weights(folder, model)
     try:
         model.load_state_dict(weights, assign=True)
@@ -62,29 +61,44 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(model=_frozen(model), letters=letters)
 
 
-def _weights(folder: Path, model: nn.Module) -> dict[str, torch.Tensor]:
+def empty_model(config: Wav2Vec2Config) -> Any:
+    """A model of a size without weights: none are made up that are then thrown away."""
+    with torch.device("meta"):
+        return Wav2Vec2ForCTC._from_config(config, attn_implementation="sdpa")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights.
+
+    Raises:
+        ModelUnavailable: There are none.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelUnavailable(
             f"{folder} has no model.safetensors; other formats of weights can run code when they are read, "
             "so they are not loaded"
         )
+    return files
+
+
+def _weights(folder: Path, model: nn.Module) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
-    for file in files:
+    for file in weight_files(folder):
         try:
             found |= load_file(file)
         except (OSError, SafetensorError) as error:
             raise ModelUnavailable(f"{file} cannot be read: {error}") from error
-    weights = {_present_name(name): weight.float() for name, weight in found.items()}
+    weights = {present_name(name): weight.float() for name, weight in found.items()}
     for name, weight in model.state_dict().items():
-        if name in _TRAINING_ONLY:
+        if name in TRAINING_ONLY:
             weights.setdefault(name, torch.zeros(weight.shape))
     return weights
 
 
-def _present_name(name: str) -> str:
+def present_name(name: str) -> str:
     """Files older than torch's parametrizations name the two parts of a normalised weight in another way."""
-    for old, new in _RENAMED:
+    for old, new in RENAMED:
         if name.endswith(old):
             return name.removesuffix(old) + new
     return name
@@ -100,6 +114,11 @@ def random_checkpoint(config: Wav2Vec2Config, seed: int = 0) -> Checkpoint:
     return Checkpoint(model=_frozen(model), letters={**letters, STAR: config.vocab_size})
 
 
+def parameters(config: Wav2Vec2Config) -> int:
+    """How many numbers a model of a size holds; none is made."""
+    return sum(weight.numel() for weight in empty_model(config).parameters())
+
+
 def _frozen(model: Any) -> nn.Module:
     """For inference only, with the weights of the positional convolution multiplied out once, not at each call."""
     model.eval().requires_grad_(False)
@@ -110,7 +129,12 @@ def _frozen(model: Any) -> nn.Module:
     return frozen
 
 
-def _config(folder: Path) -> Wav2Vec2Config:
+def read_config(folder: Path) -> Wav2Vec2Config:
+    """The configuration of a folder.
+
+    Raises:
+        ModelUnavailable: It is missing, damaged, of another model, or of a form that is not built.
+    """
     fields = _json(folder, "config.json")
     if fields.get("model_type") != "wav2vec2":
         raise ModelUnavailable(
@@ -140,7 +164,13 @@ def _config(folder: Path) -> Wav2Vec2Config:
     return config
 
 
-def _letters(vocabulary: Mapping[str, int], classes: int) -> dict[str, int]:
+def read_letters(folder: Path, classes: int) -> dict[str, int]:
+    """The ids of the letters in a folder's vocabulary, and of the `STAR`.
+
+    Raises:
+        ModelUnavailable: It is missing, or not that of an aligner with so many classes.
+    """
+    vocabulary = _json(folder, "vocab.json")
     if vocabulary.get(_BLANK_NAME) != BLANK:
         raise ModelUnavailable(f"vocab.json does not have {_BLANK_NAME} as its number {BLANK}")
     letters = {letter: number for letter, number in vocabulary.items() if letter in LETTERS}

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as nnf
 
 from ..device import Device
-from ..engine.ports import Item
+from ..engine.ports import Item, Took
 from ..errors import ModelError
 from .checkpoint import Checkpoint
 from .windows import LONGEST, Window, frames_of
@@ -52,6 +52,7 @@ class EmissionModel:
     """See `soundmill.models.engine.ports.BatchModel`; the items are windows.
 
     Attributes:
+        took: What the last call did.
         quota: How many samples a call may take. It follows how long calls take, as their speed in a small one says
             little of a large one. It is never less than those of a window of a long recording: that cannot be
             divided, so short ones together may take as long.
@@ -64,6 +65,7 @@ class EmissionModel:
         self._device = device
         self._model: Any = checkpoint.model.to(device.torch_device)
         self._turn = 0
+        self.took: Took | None = None
         self.quota = float(LONGEST)
 
     def run(self, items: Sequence[Item[Window, Heard]], time_budget_s: float) -> None:
@@ -73,6 +75,7 @@ class EmissionModel:
         with torch.inference_mode(), self._device.exact_convolutions():
             found = self._emissions([item.payload.samples for item in chosen])
         self._learn(chosen, (time.perf_counter() - begun) / time_budget_s)
+        self.took = Took(len(chosen), _padding([len(item.payload.samples) for item in chosen]))
         for item, emissions in zip(chosen, found, strict=True):
             _finish(item, emissions, len(chosen))
 
@@ -134,6 +137,10 @@ def _buckets(
     lengths = {len(item.payload.samples) for item in items}
     for longest in sorted(length for length in lengths if own <= length <= own * MOST_PADDING):
         yield [item for item in items if longest / MOST_PADDING <= len(item.payload.samples) <= longest]
+
+
+def _padding(lengths: Sequence[int]) -> float:
+    return 1 - sum(lengths) / (len(lengths) * max(lengths))
 
 
 def _rows_at_once(samples: int) -> int:

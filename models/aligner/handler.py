@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..alignment import Granularity
+from ..alignment_files import write_text
 from ..audio import seconds_to_samples
 from ..errors import InputError, ModelUnavailable
 from ..handler import Output, Run
@@ -207,10 +208,13 @@ class Aligner:
             granularity=request.split,
             doubtful_below=request.doubtful_below,
         )
-        return self._offload(
+        report = self._offload(
             run, len(text),
             write_alignment, text, script, findings, heading, run.scratch, request.outputs, request.audio,
         )  # fmt: skip
+        for path, short in report.texts.items():
+            write_text(path, short)
+        return report
 
     def _offload(self, run: Run, size: int, work: Callable[..., T], *args: Any) -> T:
         """Let a helper work; where that may take long, say meanwhile that the job goes on."""

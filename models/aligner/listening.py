@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from ..audio import Samples, mono_blocks, probe, samples_to_seconds, seconds_to_samples
+from ..audio import Samples, mono_stream, samples_to_seconds, seconds_to_samples
 from ..errors import InputError
 from .windows import SAMPLE_RATE_HZ, Window, cut_windows
 
@@ -24,7 +25,7 @@ _HEADER_IS_WRONG_BY = 1.1  # at most, and by a second
 
 
 class Listening:
-    """What is heard of a recording; leaving the context cancels what still waits.
+    """What is heard of a recording; leaving the context closes the file and cancels what still waits.
 
     Attributes:
         samples: How many were read so far, at `SAMPLE_RATE_HZ`.
@@ -46,12 +47,15 @@ class Listening:
         """
         self.samples = 0
         self.peak = 0.0
-        self.expected_s = probe(audio).duration_s
-        if self.expected_s > longest_s:
-            raise InputError(
-                f"{model} aligns recordings of up to {longest_s:g} s, and this one has {self.expected_s:.0f} s: split it"
-            )
-        blocks = mono_blocks(audio, sample_rate=SAMPLE_RATE_HZ, max_s=longest_s)
+        with ExitStack() as opened:
+            stream = mono_stream(audio, sample_rate=SAMPLE_RATE_HZ, max_s=longest_s)
+            info, blocks = opened.enter_context(stream)
+            self.expected_s = info.duration_s
+            if self.expected_s > longest_s:
+                raise InputError(
+                    f"{model} aligns recordings of up to {longest_s:g} s, and this one has {self.expected_s:.0f} s: split it"
+                )
+            self._file = opened.pop_all()
         self._windows = cut_windows(self._measured(blocks))
         self._ended = False
         self._engine, self._model = engine, model
@@ -63,6 +67,7 @@ class Listening:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._file.close()
         while self._waiting:
             self._waiting.popleft().cancel()
 

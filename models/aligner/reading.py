@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..alignment import AlignedWord, Alignment, Granularity
-from ..alignment_files import write_files
+from ..alignment_files import prepare_files
 from ..handler import OutputFile
 from ..trellis import States
 from .confidence import doubts, mean_score, minutes
@@ -56,11 +56,13 @@ class Report:
     """The files of an alignment, and what the row says of it.
 
     Attributes:
+        texts: Those of the files that are still to be written, with `alignment_files.write_text`.
         mean_score: Of all words, weighted by their lengths.
         lowest: Start of the minute that fits least, in seconds, and its score.
     """
 
     files: tuple[OutputFile, ...]
+    texts: dict[Path, str]
     words: int
     unaligned: int
     mean_score: float
@@ -77,12 +79,14 @@ def write_alignment(
     formats: tuple[str, ...],
     audio: Path,
 ) -> Report:
-    """Write the alignment of a recording into a folder, in each of the formats."""
+    """Write the alignment of a recording into a folder, in each of the formats, or prepare what is short."""
     alignment = read_alignment(text, script, findings, heading)
     scored = [(minute.score, minute.start_s) for minute in alignment.minutes if minute.score is not None]
     lowest_score, lowest_start_s = min(scored)
+    files, texts = prepare_files(folder, alignment, formats, audio)
     return Report(
-        files=write_files(folder, alignment, formats, audio),
+        files=files,
+        texts=texts,
         words=len(alignment.words),
         unaligned=sum(not word.aligned for word in alignment.words),
         mean_score=mean_score([word for word in alignment.words if word.aligned]),

@@ -17,6 +17,9 @@ Piece = tuple[int, int, str]
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz'")
 
 _QUOTES = frozenset("'’‘＇")
+_LONGEST = 500
+"""So many letters without white space are read together; what uroman takes grows with their square."""
+
 _APOSTROPHES = str.maketrans("’‘ʻʼ", "''''")
 
 
@@ -111,9 +114,10 @@ def _by_uroman(plain: str, places: Sequence[tuple[int, int]], language: str) -> 
         return
     from .uroman_tables import romanized  # seconds, in the process that needs it first
 
-    for start, end, letters in romanized(plain, language):
-        if start < end:
-            yield places[start][0], places[end - 1][1], _heard(letters)
+    for begin in range(0, len(plain), _LONGEST):
+        for start, end, letters in romanized(plain[begin : begin + _LONGEST], language):
+            if start < end:
+                yield places[begin + start][0], places[begin + end - 1][1], _heard(letters)
 
 
 def _heard(letters: str) -> str:

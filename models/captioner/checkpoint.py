@@ -26,7 +26,7 @@ TEXT = "thinker.model."
 HEAD = "thinker.lm_head."
 AUDIO = "thinker.audio_tower."
 
-_UNUSED_OF_AUDIO = f"{AUDIO}audio_bos_eos_token.weight"  # in the file, and in nobody's forward
+UNUSED_OF_AUDIO = f"{AUDIO}audio_bos_eos_token.weight"  # in the file, and in nobody's forward
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -52,7 +52,7 @@ class Checkpoint:
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
         try:
-            for path in _files(folder):
+            for path in weight_files(folder):
                 file = self._stack.enter_context(_opened(path))
                 self._files |= dict.fromkeys(file.keys(), file)
         except BaseException:
@@ -92,7 +92,7 @@ class Checkpoint:
         tensors: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
         for name, file in self._files.items():
-            if _needed(name):
+            if is_needed(name):
                 continue
             part = ".".join(name.split(".")[: 2 if name.startswith("thinker.") else 1])
             view = file.get_slice(name)
@@ -101,18 +101,24 @@ class Checkpoint:
         return [Skipped(part=part, tensors=tensors[part], bytes=size) for part, size in sizes.most_common()]
 
 
-def _needed(name: str) -> bool:
-    return name.startswith((TEXT, HEAD, AUDIO)) and name != _UNUSED_OF_AUDIO
+def is_needed(name: str) -> bool:
+    """Whether a captioner reads the tensor of this name."""
+    return name.startswith((TEXT, HEAD, AUDIO)) and name != UNUSED_OF_AUDIO
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def weight_files(folder: Path) -> Iterator[Path]:
+    """The files with the weights, of those that hold nothing needed the ones that are there.
+
+    Raises:
+        ModelUnavailable: There are none, or one that is needed is missing.
+    """
     if (folder / INDEX).is_file():
         names: Any = read_json(folder / INDEX).get("weight_map")
         if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
             raise ModelUnavailable(f"{folder / INDEX} has no weight map; download it again")
-        yield from _present(folder, {name for key, name in names.items() if _needed(key)})
+        yield from _present(folder, {name for key, name in names.items() if is_needed(key)})
         yield from _present(
-            folder, set(names.values()) - {n for k, n in names.items() if _needed(k)}, must=False
+            folder, set(names.values()) - {n for k, n in names.items() if is_needed(k)}, must=False
         )
     elif (folder / SINGLE).is_file():
         yield folder / SINGLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,7 +102,7 @@ class Captioner:
 
         dtype = engine.device.dtype(place.options.dtype)
         weights = engine.call(lambda: read_weights(folder, shape, engine.device.torch_device, dtype)).result()
-        classes = _add_models(place, weights, speller)
+        classes = add_models(place, weights, speller.stops)
         place.warm([f"{__package__}.clip"])
         self._loaded = Loaded(
             place=place, speller=speller, shape=shape, ears=EARS, classes=classes, waiters=self._waiters
@@ -161,8 +161,12 @@ def length_classes(max_positions: int) -> dict[str, int]:
     return {SHORT: SHORT_CONTEXT, LONG: min(LONG_CONTEXT, max_positions)}
 
 
-def _add_models(place: Place, weights: Weights, speller: Speller) -> dict[str, int]:
-    """Give the engine the ears and the rows of each length class; return the classes."""
+def add_models(place: Place, weights: Weights, stops: Iterable[int]) -> dict[str, int]:
+    """Give the engine the ears and the rows of each length class; return the classes.
+
+    Args:
+        stops: The ids that end a caption.
+    """
     from .listener import Listener
     from .rows import CaptionRows, Readout
 
@@ -174,7 +178,7 @@ def _add_models(place: Place, weights: Weights, speller: Speller) -> dict[str, i
             weights.language,
             engine.device,
             context=context,
-            stops=speller.stops,
+            stops=stops,
             graphs=engine.device.graphs(options.graphs),
             lengths=_lengths(options),
             reproducible=options.reproducible,
@@ -210,10 +214,19 @@ def _lengths(options: ModelOptions) -> int | None:
     return int(given)
 
 
-def _folder(options: ModelOptions) -> Path:
-    unknown = ", ".join(sorted(set(options.extra) - {LENGTHS}))
+def check_settings(extra: Mapping[str, str]) -> None:
+    """See that an operator's settings are those of this family.
+
+    Raises:
+        ModelUnavailable: One is another.
+    """
+    unknown = ", ".join(sorted(set(extra) - {LENGTHS}))
     if unknown:
         raise ModelUnavailable(f"{MODEL} has no setting {unknown}; there is {LENGTHS}")
+
+
+def _folder(options: ModelOptions) -> Path:
+    check_settings(options.extra)
     if options.checkpoint is None:
         raise ModelUnavailable(
             f"{MODEL} needs a checkpoint: download ACE-Step/acestep-captioner and give its folder"

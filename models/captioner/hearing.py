@@ -47,7 +47,7 @@ class AudioLayer:
 class AudioTower:
     """A Whisper encoder over a batch of chunks."""
 
-    def __init__(self, shape: AudioShape, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, shape: AudioShape, device: torch.device | str, dtype: torch.dtype) -> None:
         """Reserve the weights; they hold nothing yet.
 
         The convolutions stay in fp32, which every card has a kernel for: they are less than a
@@ -104,12 +104,13 @@ class AudioTower:
             pairs += [layer.norm, layer.qkv, layer.out, layer.mlp_norm, layer.up, layer.down]
         return [tensor for pair in pairs for tensor in pair]
 
-    def run(self, mel: Tensor, frames: Tensor | None) -> Tensor:
+    def run(self, mel: Tensor, frames: Tensor | None, *, updates: list[Tensor] | None = None) -> Tensor:
         """Encode a batch of chunks.
 
         Args:
             mel: [N, mel_bands, chunk_frames] fp32 on the device; zero behind the frames of a chunk.
             frames: How many frames each chunk has, [N]; `None` when all are whole.
+            updates: Gets what each layer adds to its input, [N, P, hidden].
 
         Returns:
             [N, chunk_frames / 4, output]; of a chunk of f frames the first `positions_of(f) // 2` count.
@@ -126,7 +127,10 @@ class AudioTower:
         states = functional.gelu(functional.conv1d(states, *self.second, stride=2, padding=1))
         states = (states.transpose(1, 2) + self.sinusoids).to(self.dtype)  # [N, P, hidden]
         for layer in self.layers:
-            states = self._layer(layer, states, seen)
+            before = states
+            states = self._layer(layer, before, seen)
+            if updates is not None:
+                updates.append(states - before)
         pairs = states.unflatten(1, (-1, 2)).mean(dim=2)  # [N, P / 2, hidden]
         normed = functional.layer_norm(pairs, (self.shape.hidden,), *self.norm, _NORM_EPS)
         return functional.linear(normed, *self.projection)

@@ -56,7 +56,7 @@ class Rotary:
 class LanguageModel:
     """Embeds tokens, runs the layers over rows of any kind, and turns the last states into logits."""
 
-    def __init__(self, shape: TextShape, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, shape: TextShape, device: torch.device | str, dtype: torch.dtype) -> None:
         """Reserve the weights; they hold nothing yet."""
 
         def empty(*size: int) -> Tensor:

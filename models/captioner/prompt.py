@@ -62,13 +62,18 @@ class Speller:
 
     def wording(self, prompt: str, system: str) -> Wording:
         """A conversation of one turn: the system's words, the prompt, the audio, and the answer's start."""
-        start, end, line = [self._turn_start], [self._turn_end], self._words("\n")
-        before = [*start, *self._words(f"system\n{system}"), *end, *line]
-        before += [*start, *self._words(f"user\n{prompt}"), self._shape.audio_start_id]
-        behind = [self._shape.audio_end_id, *end, *line, *start, *self._words("assistant\n")]
+        start, end, line = [self._turn_start], [self._turn_end], self.ids("\n")
+        before = [*start, *self.ids(f"system\n{system}"), *end, *line]
+        before += [*start, *self.ids(f"user\n{prompt}"), self._shape.audio_start_id]
+        behind = [self._shape.audio_end_id, *end, *line, *start, *self.ids("assistant\n")]
         return Wording(before=tuple(before), behind=tuple(behind))
 
-    def _words(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text.
+
+        Raises:
+            InputError: It has lone surrogates.
+        """
         try:
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
         except (TypeError, UnicodeError) as error:

@@ -189,7 +189,7 @@ class CaptionRows:
             layer.keys.index_put_((slots, positions), keys)
             layer.values.index_put_((slots, positions), values)
             mixed = [
-                _alone(queries[piece.here], keys[piece.here], values[piece.here])
+                attend_alone(queries[piece.here], keys[piece.here], values[piece.here])
                 if mask is None
                 else _behind(queries[piece.here], layer, piece, mask)
                 for piece, mask in zip(pieces, masks, strict=True)
@@ -445,7 +445,7 @@ def _heads_first(stored: Tensor, slot: int) -> Tensor:
     return stored[slot : slot + 1].transpose(1, 2)
 
 
-def _alone(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def attend_alone(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The first turn of a prompt, which sees itself only: [T, heads, D] to [T, heads · D]."""
     query, key, value = (states.transpose(0, 1)[None] for states in (queries, keys, values))
     mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)

@@ -49,15 +49,39 @@ def read_weights(folder: Path, shape: Shape, device: torch.device, dtype: torch.
         tower = AudioTower(shape.audio, device, dtype)
         tower.read(checkpoint)
         skipped = tuple(checkpoint.skipped())
-    weights = Weights(
+    weights = _weighed(language, tower, skipped)
+    _report(weights, dtype)
+    return weights
+
+
+def random_weights(shape: Shape, device: torch.device | str, dtype: torch.dtype, seed: int = 0) -> Weights:
+    """A model of a size with random weights, for measurements: speed does not depend on their values."""
+    import torch
+
+    language, tower = LanguageModel(shape.text, device, dtype), AudioTower(shape.audio, device, dtype)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(seed)
+        for tensor in (*language.tensors(), *tower.tensors()):
+            tensor.normal_(std=0.02)
+    return _weighed(language, tower, ())
+
+
+def parameters(shape: Shape) -> int:
+    """How many numbers a model of a size holds; none is made."""
+    import torch
+
+    parts = LanguageModel(shape.text, "meta", torch.float32), AudioTower(shape.audio, "meta", torch.float32)
+    return sum(tensor.numel() for part in parts for tensor in part.tensors())
+
+
+def _weighed(language: LanguageModel, tower: AudioTower, skipped: tuple[Skipped, ...]) -> Weights:
+    return Weights(
         language=language,
         tower=tower,
         language_bytes=_bytes(language.tensors()),
         tower_bytes=_bytes(tower.tensors()),
         skipped=skipped,
     )
-    _report(weights, dtype)
-    return weights
 
 
 def _report(weights: Weights, dtype: torch.dtype) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, CsmForConditionalGeneration
+from transformers import AutoTokenizer, CsmConfig, CsmForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from ..errors import ModelUnavailable
@@ -56,25 +58,67 @@ def load_checkpoint(folder: Path | None, *, device: torch.device | str, dtype: t
 
 def _read(folder: Path) -> tuple[Any, Any, Any]:
     """The model as fp32 on the host, what is amiss with it, and the tokenizer."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report on standard error comes as ours, in a sentence
-    transformers_logging.disable_progress_bar()
     try:
-        # Read as fp32, in which the codec has to stay, and shortened afterwards.
-        model, report = CsmForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-        return model, report, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with quiet():
+            # Read as fp32, in which the codec has to stay, and shortened afterwards.
+            model, report = CsmForConditionalGeneration.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # whatever the library makes of a config that it does not like
         raise ModelUnavailable(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+    return model, report, read_tokenizer(folder)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a folder.
+
+    Raises:
+        ModelUnavailable: The library does not like it.
+    """
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise ModelUnavailable(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the library from standard error: its report comes as ours, in a sentence."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def random_model(config: CsmConfig, device: torch.device | str, dtype: torch.dtype, seed: int = 0) -> Any:
+    """A model of a size with random weights, for measurements: speed does not depend on their values."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with torch.device(device):
+            model = CsmForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=dtype)
+            with torch.no_grad():
+                model.depth_decoder.codebooks_head.weight.normal_(0, 0.05)
+                for name, table in model.codec_model.named_buffers():
+                    if name.endswith("embed_sum"):  # zeros, of which nothing would be heard
+                        table.normal_()
+    return placed(model, device, dtype)
+
+
+def parameters(config: CsmConfig) -> int:
+    """How many numbers a model of a size holds, tied ones once; none is made."""
+    with torch.device("meta"):
+        model = CsmForConditionalGeneration._from_config(config)
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def placed(model: Any, device: torch.device | str, dtype: torch.dtype) -> Any:

@@ -8,18 +8,17 @@ key `transformers_weights` of the config points, and the original layout under t
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelUnavailable
+from ..tensor_files import stored_in
 
 ARCHITECTURE = "CsmForConditionalGeneration"
 PUBLISHED_INDEX = "transformers.safetensors.index.json"
 _USUAL = ("model.safetensors.index.json", "model.safetensors")
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _A_TENSOR = "backbone_model.norm.weight"
-_LONGEST_HEADER = 100 * 1024 * 1024  # what the library itself allows
 
 
 def check_folder(folder: Path | None) -> Path:
@@ -37,12 +36,8 @@ def check_folder(folder: Path | None) -> Path:
     for name in _NEEDED:
         if not (folder / name).is_file():
             raise ModelUnavailable(f"{folder / name} is missing; download the checkpoint again")
-    weights = _weights(folder, _config(folder))
-    files = _shards(weights) if weights.suffix == ".json" else [weights]
-    names: set[str] = set()
-    for file in files:
-        names |= _tensors(file)
-    if _A_TENSOR not in names:
+    weights, files = _named(folder)
+    if _A_TENSOR not in stored_in(files):
         raise ModelUnavailable(
             f"{weights} holds no {_A_TENSOR}: it is not in the layout of transformers; the published "
             f"repository has that under {PUBLISHED_INDEX}"
@@ -50,7 +45,27 @@ def check_folder(folder: Path | None) -> Path:
     return folder
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that are loaded, of those in the folder.
+
+    Raises:
+        ModelUnavailable: One is missing, or the config is of another model.
+    """
+    return _named(folder)[1]
+
+
+def _named(folder: Path) -> tuple[Path, list[Path]]:
+    """The file that config.json leads to, and the files of the tensors: itself, or those it lists."""
+    weights = _weights(folder, read_config(folder))
+    return weights, _shards(weights) if weights.suffix == ".json" else [weights]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder.
+
+    Raises:
+        ModelUnavailable: It is missing, damaged, or of another model.
+    """
     path = folder / "config.json"
     config = _json(path)
     found = config.get("architectures") or [config.get("model_type")]
@@ -86,27 +101,6 @@ def _shards(index: Path) -> list[Path]:
         if not file.is_file():
             raise ModelUnavailable(f"{file} is missing, which {index.name} names; download it again")
     return files
-
-
-def _tensors(path: Path) -> set[str]:
-    """The names of the tensors in a safetensors file that is as long as its header says."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-        if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-            raise ModelUnavailable(f"{path} is truncated or no safetensors file; download it again")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelUnavailable(f"{path} has a damaged header; download it again") from error
-    if size != 8 + length + end:
-        raise ModelUnavailable(
-            f"{path} is truncated: it has {size} of {8 + length + end} bytes; download it again"
-        )
-    return set(header)
 
 
 def _json(path: Path) -> dict[str, Any]:

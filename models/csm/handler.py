@@ -77,7 +77,7 @@ class Csm:
         Raises:
             ModelUnavailable: There is no torch, the folder is not whole, or an option is unknown.
         """
-        fused = _fused(place.options)
+        fused = fused_of(place.options)
         try:
             import transformers  # noqa: F401 - the message of what is missing
         except ImportError as error:
@@ -229,16 +229,30 @@ class Csm:
 def _load(place: Place, *, fused: bool) -> Checkpoint:
     """Load the weights and add the models to the engine; on its thread."""
     from .checkpoint import load_checkpoint
-    from .decoder import Decoder
-    from .encoder import Encoder
-    from .speaker import Speaker
 
-    engine, options = place.engine, place.options
-    device = engine.device
+    options, device = place.options, place.engine.device
     checkpoint = load_checkpoint(
         options.checkpoint, device=device.torch_device, dtype=device.dtype(options.dtype)
     )
-    model, sizes = checkpoint.model, checkpoint.sizes
+    add_models(place, checkpoint.model, fused=fused)
+    return checkpoint
+
+
+def add_models(place: Place, model: Any, *, fused: bool, audio: bool = True) -> None:
+    """Give the engine the speaker and the codec; on its thread.
+
+    Args:
+        model: A `CsmForConditionalGeneration` on the card; see `Speaker` for what becomes of its weights.
+        fused: See `Speaker`.
+        audio: Whether what the speaker makes is decoded; otherwise requests end with `Frames`.
+    """
+    from .decoder import Decoder
+    from .encoder import Encoder
+    from .sizes import Sizes
+    from .speaker import Speaker
+
+    engine, options = place.engine, place.options
+    device, sizes = engine.device, Sizes.of(model.config)
     speaker = Speaker(
         model,
         sizes,
@@ -248,12 +262,17 @@ def _load(place: Place, *, fused: bool) -> Checkpoint:
         fixed_shapes=options.reproducible,
     )
     codec = model.codec_model
-    engine.add_slots(NAME, speaker, options=options, decoder=Decoder(codec, sizes, device))
+    decoder = Decoder(codec, sizes, device) if audio else None
+    engine.add_slots(NAME, speaker, options=options, decoder=decoder)
     engine.add_batch(ENCODER, Encoder(codec, sizes, device))
-    return checkpoint
 
 
-def _fused(options: ModelOptions) -> bool:
+def fused_of(options: ModelOptions) -> bool:
+    """Read the one setting of this family.
+
+    Raises:
+        ModelUnavailable: It is another one, or has no such value.
+    """
     unknown = sorted(options.extra.keys() - {"fused"})
     if unknown:
         raise ModelUnavailable(f"csm-1b has no option {unknown[0]!r}; it has fused")

@@ -14,9 +14,12 @@ _FRAMES_PER_BYTE = 2  # six letters a second, or two ideographs: slower than any
 _ENDS = ".!?…。！？"
 _Way = Callable[[str], Iterator[int]]  # where a text may be cut
 _CLOSING = "\"'”’»)]」』"
-_FEW_MARKS = 8  # so many closing marks go with the part before them, whatever its length
+_FEW_MARKS = 8  # so many closing marks go with the part before them
+_MARKS_BYTES = 4 * _FEW_MARKS  # by so much it may become longer than other parts
 _NEAR = 12  # longer than any abbreviation below
-_END = re.compile(rf"(?:[{re.escape(_ENDS)}]+[{re.escape(_CLOSING)}]*)(?=\s+|(?<=[。！？」』])|$)|\n\s*")
+# Runs as long as they get, and none is looked at twice: a text may be one run of 100,000 marks.
+_RUN = re.compile(rf"[{re.escape(_ENDS)}]++[{re.escape(_CLOSING)}]*+|\n\s*+")
+_WITHOUT_SPACE = re.compile(r".*[。！？」』]", re.DOTALL)  # what ends a sentence though a letter follows
 _CLAUSE = re.compile(r"[,;:—–、，；：](?=\s|(?<=[、，；：]))")
 _SPACE = re.compile(r"\s+")
 _ABBREVIATION = re.compile(
@@ -61,7 +64,8 @@ def _filled(pieces: Iterator[str], most_bytes: int) -> Iterator[str]:
     held = ""
     for piece in pieces:
         marks = len(piece) <= _FEW_MARKS and not any(letter.isalnum() for letter in piece)
-        if held.strip() and not marks and not _fits(held + piece, most_bytes):
+        most = most_bytes + _MARKS_BYTES if marks else most_bytes
+        if held.strip() and not _fits(held + piece, most):
             yield held.strip()
             held = ""
         held += piece
@@ -70,12 +74,21 @@ def _filled(pieces: Iterator[str], most_bytes: int) -> Iterator[str]:
 
 
 def _sentence_ends(text: str) -> Iterator[int]:
-    for match in _END.finditer(text):
-        end = match.end()
+    for end in _ends(text):
         begins = _past_spaces(text, end)
         if text[begins : begins + 1].islower() or _ABBREVIATION.search(text[max(0, end - _NEAR) : end]):
             continue
         yield begins
+
+
+def _ends(text: str) -> Iterator[int]:
+    """Behind each run of marks that white space follows, else behind the last one in it that needs none."""
+    for run in _RUN.finditer(text):
+        end = run.end()
+        if text[run.start()] == "\n" or end == len(text) or text[end].isspace():
+            yield end
+        elif within := _WITHOUT_SPACE.match(text, run.start(), end):
+            yield within.end()
 
 
 def _clause_ends(text: str) -> Iterator[int]:

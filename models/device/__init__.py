@@ -10,9 +10,9 @@ Nothing here imports torch before `open_device` does, so that naming a card cost
 
 from .capabilities import Capabilities
 from .card import Card
-from .device import Device
+from .device import Device, short_name
 from .environment import prepare_env
-from .faults import Fault, classify
+from .faults import Fault, classify, failure_on
 from .graph import GraphPool, StepGraph
 from .memory import Memory
 from .opening import open_device
@@ -31,6 +31,8 @@ __all__ = [
     "StepGraph",
     "Timer",
     "classify",
+    "failure_on",
     "open_device",
     "prepare_env",
+    "short_name",
 ]

@@ -13,7 +13,13 @@ _DEFAULTS = {
     # A vendor's library that is broken must not break `import torch`, and with it every other card of
     # the host. It is imported by name when its card is opened, where its error can be explained.
     "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+    # A thread of torch's that waits for the other ones sleeps, and does not spin. A processor that has something
+    # else to do, such as our own helpers, would otherwise be held up by waiting, a hundred times in a step.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
+
+ADVICE = frozenset(_DEFAULTS)
+"""Of the defaults those that a process can do without, once it has imported torch."""
 
 _NPU_DEFAULTS = {
     "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
@@ -58,6 +64,11 @@ class Card:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.index}"
+
+    @property
+    def has_driver(self) -> bool:
+        """Whether it is an accelerator, whose driver can hang whatever runs on it."""
+        return self.kind != "cpu"
 
     def environment(self, present: Mapping[str, str]) -> dict[str, str]:
         """What to add to a child's environment so that it sees this card only.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CardFailed, CardSuspect, ModelError, ModelUnavailable, OutOfMemory
+from ..errors import ModelError, ModelUnavailable
 from .capabilities import Capabilities
 from .card import Card
-from .faults import Fault, classify
+from .faults import Fault, classify, failure_on
 from .health import Health, check
 from .memory import Memory
 from .reading import Flags, HostRead
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     import torch
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_SHORT = {name: short for short, name in _DTYPES.items()}
 _GRAPHS = {"npu": "NPUGraph", "cuda": "CUDAGraph"}
+
+
+def short_name(dtype: torch.dtype) -> str:
+    """`fp32`, `fp16` or `bf16`; of any other, torch's own name."""
+    name = str(dtype).removeprefix("torch.")
+    return _SHORT.get(name, name)
 
 
 class Device:
@@ -70,6 +77,17 @@ class Device:
     def sync(self) -> None:
         """Wait for everything that was launched."""
         self.api.synchronize(self.index)
+
+    def at_most(self, threads: int | None) -> AbstractContextManager[None]:
+        """Compute with so many threads of a processor at most, in a `with` block; `None` is no limit.
+
+        Products of some ten microseconds take longer in two threads than in one, where the other thread has to be
+        woken up. A card has no such threads.
+        """
+        if threads is None or not self.immediate:
+            return nullcontext()
+        limited: AbstractContextManager[None] = self.api.limited(threads)
+        return limited
 
     def timer(self) -> Timer:
         """Time what is launched in a `with` block, by the device's own clock."""
@@ -143,16 +161,7 @@ class Device:
 
         `CardFailed` and its kind must reach the worker, which ends the process.
         """
-        words = f"{self}: {type(error).__name__}: {error}"
-        match self.classify(error):
-            case Fault.OOM:
-                return OutOfMemory(words)
-            case Fault.FATAL:
-                return CardFailed(words)
-            case Fault.CARD:
-                return CardSuspect(words)
-            case _:
-                return None
+        return failure_on(str(self), error)
 
     def health(self) -> Health:
         """Ask the card for a known answer. It hangs if the card does: see `examination.py`."""

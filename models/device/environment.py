@@ -6,7 +6,7 @@ import os
 import sys
 
 from ..errors import ModelUnavailable
-from .card import Card
+from .card import ADVICE, Card
 
 _OFF = {"", "0", "false", "no"}
 
@@ -24,7 +24,7 @@ def prepare_env(card: Card) -> None:
     wanted = card.environment(os.environ)
     missing = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
     # torch read it when it was imported; whether it loads a vendor's library is decided by now.
-    late = missing.keys() - {"TORCH_DEVICE_BACKEND_AUTOLOAD"}
+    late = missing.keys() - ADVICE
     if late and "torch" in sys.modules:
         settings = " ".join(f"{name}={missing[name]}" for name in sorted(late))
         raise ModelUnavailable(

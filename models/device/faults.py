@@ -90,6 +90,20 @@ def classify(error: BaseException) -> Fault:
     return first
 
 
+def failure_on(card: str, error: BaseException) -> ModelError | None:
+    """The error of ours that stands for one of a device; `None` if it is no error of a device."""
+    words = f"{card}: {type(error).__name__}: {error}"
+    match classify(error):
+        case Fault.OOM:
+            return OutOfMemory(words)
+        case Fault.FATAL:
+            return CardFailed(words)
+        case Fault.CARD:
+            return CardSuspect(words)
+        case _:
+            return None
+
+
 def _behind(error: BaseException) -> Iterator[BaseException]:
     seen = {id(error)}
     while True:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,21 @@ class Processor:
             import torch
 
             torch.set_num_threads(self._threads)
+
+    @contextmanager
+    def limited(self, most: int) -> Iterator[None]:
+        """Compute with no more than so many threads in the block."""
+        import torch
+
+        before = torch.get_num_threads()
+        if before <= most:
+            yield
+            return
+        torch.set_num_threads(most)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def synchronize(self, _: int) -> None:
         """Nothing runs behind our back."""

@@ -10,6 +10,6 @@
 | `schedule.py` | who sits in which slot, what is packed together, whose turn it is; no tensors |
 | `opening.py`, `division.py` | how the memory is divided before the first request |
 | `request.py` | a request, from both sides |
-| `faults.py`, `watch.py` | what an error means; what the watchdog is told |
+| `faults.py`, `watch.py`, `meter.py` | what an error means; what the watchdog is told; what is counted |
 | `cache.py`, `sampling.py`, `draws.py`, `resident.py` | what slot models are made of |
 """

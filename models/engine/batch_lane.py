@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, OutOfMemory
 from .faults import Fault, Faults
-from .ports import BatchModel, Item
+from .meter import Meter
+from .ports import BatchModel, Item, Took
 from .request import GENERATED_SHARE, Request, SlotRequest
 from .watch import WHO, Limits, Watch
 
@@ -39,10 +40,18 @@ class BatchLane:
     """
 
     def __init__(
-        self, name: str, model: BatchModel[Any, Any], *, device: Device, watch: Watch, limits: Limits
+        self,
+        name: str,
+        model: BatchModel[Any, Any],
+        *,
+        device: Device,
+        watch: Watch,
+        limits: Limits,
+        meter: Meter | None = None,
     ) -> None:
         self.name = name
         self.model = model
+        self._figures = (meter or Meter()).lane(name)
         self._watch, self._limits = watch, limits
         self._faults = Faults(device)
         self._queue: list[Work] = []
@@ -83,8 +92,15 @@ class BatchLane:
     def _run(self, chosen: Sequence[Work]) -> None:
         with self._watch.watching(WHO, self._limits.decode):
             self.model.run([work.item for work in chosen], self._budget_s)
+        self._count(len(chosen))
         for work in chosen:
             self._look(work, len(chosen))
+
+    def _count(self, offered: int) -> None:
+        took: Took | None = getattr(self.model, "took", None)
+        self._figures.sizes.add(offered if took is None else took.items)
+        if took is not None:
+            self._figures.padding.add(took.padding)
 
     def _look(self, work: Work, together: int) -> None:
         item, request = work.item, work.request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import CardFailed, InputError
 from .batch_lane import BatchLane
 from .loop import Loop
+from .meter import Meter
 from .opening import open_lanes
 from .ports import BatchModel, Generated, Item, SlotModel
 from .request import ItemRequest, Request, SlotRequest
@@ -21,9 +23,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 
 class CardEngine:
-    """See `soundmill.models.place.Engine` for what handlers may do with it."""
+    """See `soundmill.models.place.Engine` for what handlers may do with it.
+
+    Attributes:
+        device: Opened by this process.
+        meter: What was done so far, in numbers.
+    """
 
     def __init__(
         self,
@@ -44,6 +53,7 @@ class CardEngine:
             ignore_stops: Whether all rows make as many frames as they may. For benchmarks only.
         """
         self.device = device
+        self.meter = Meter()
         self._watch: Watch = watch or NobodyWatches()
         self._limits = limits or Limits()
         self._late = not device.immediate if late is None else late
@@ -51,7 +61,8 @@ class CardEngine:
         self._lanes: dict[str, SlotLane | BatchLane] = {}
         self._options: dict[str, ModelOptions] = {}
         self._opened = False
-        self._loop = Loop(device, self._lanes)
+        self._loop = Loop(device, self._lanes, self.meter)
+        self._weighing = False
 
     # -- for handlers, from any thread -------------------------------------------------------------
 
@@ -97,6 +108,7 @@ class CardEngine:
                 fixed_bucket=options.reproducible,
                 graphs=self.device.graphs(options.graphs),
                 ignore_stops=self._ignore_stops,
+                meter=self.meter,
             )
         )
 
@@ -157,6 +169,22 @@ class CardEngine:
             raise told from error
         self._opened = True
 
+    def weigh(self) -> None:
+        """Have the memory of the device put into `meter` between two turns; returns at once."""
+        if self._weighing:  # it is busy with something long; once is enough
+            return
+        self._weighing = True
+
+        def look() -> None:
+            try:
+                self.meter.memory, self.meter.peak = self.device.memory(), self.device.peak()
+            except Exception:
+                logger.debug("the device did not tell its memory", exc_info=True)
+            finally:
+                self._weighing = False
+
+        self._loop.post(look)
+
     def close(self) -> None:
         """End the thread; what waits or runs ends with `ShuttingDown`."""
         self._loop.stop()
@@ -179,4 +207,6 @@ class CardEngine:
         return lane
 
     def _batch_lane(self, name: str, model: BatchModel[Any, Any]) -> BatchLane:
-        return BatchLane(name, model, device=self.device, watch=self._watch, limits=self._limits)
+        return BatchLane(
+            name, model, device=self.device, watch=self._watch, limits=self._limits, meter=self.meter
+        )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ..errors import CardFailed, ShuttingDown
+from .meter import Meter
 from .request import Request
 from .schedule import Turns
 
@@ -34,15 +35,17 @@ class Lane(Protocol):
 class Loop:
     """Runs until `stop`; whatever ends it ends every request, so that nobody waits for ever."""
 
-    def __init__(self, device: Device, lanes: Mapping[str, Lane]) -> None:
+    def __init__(self, device: Device, lanes: Mapping[str, Lane], meter: Meter | None = None) -> None:
         """Start the thread.
 
         Args:
             device: Which it is bound to.
             lanes: Those that take turns; more may come until the first request.
+            meter: Counts how long the device is busy with each.
         """
         self._device = device
         self._lanes = lanes
+        self._meter = meter or Meter()
         self._turns = Turns()
         self._timed: deque[tuple[str, Timer]] = deque()
         self._inbox: deque[Callable[[], None]] = deque()
@@ -119,7 +122,9 @@ class Loop:
         """Count the turns that the device has done with; none is waited for."""
         while self._timed and self._timed[0][1].ready():
             name, timer = self._timed.popleft()
-            self._turns.charge(name, timer.seconds())
+            seconds = timer.seconds()
+            self._turns.charge(name, seconds)
+            self._meter.lane(name).busy_s += seconds
 
     def _rest(self) -> None:
         """Wait for something to do."""

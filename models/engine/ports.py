@@ -142,8 +142,25 @@ class Item(Generic[I, R]):
     metrics: dict[str, float | int | str | bool] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What one call of a batch model did.
+
+    Attributes:
+        items: How many items it worked on, of those it was offered.
+        padding: The part of what was computed that belonged to none of them, 0 to 1.
+    """
+
+    items: int
+    padding: float
+
+
 class BatchModel(Protocol[I, R]):
-    """A model without slots: encoders, codec decoders, the aligner's emissions."""
+    """A model without slots: encoders, codec decoders, the aligner's emissions.
+
+    It may also have `took`, the `Took` of its last call, for the metrics. Without it a call counts with all
+    items that it was offered.
+    """
 
     @property
     def max_items(self) -> int:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..device.device import short_name
 from ..device.graph import WARM_CALLS
 from ..errors import Cancelled, ModelUnavailable, OutOfMemory
 from .batch_lane import BatchLane
 from .faults import Fault, Faults
+from .meter import Meter
 from .ports import Item, Row, SlotModel, Stops
 from .request import SlotRequest
 from .schedule import PREFILL_TOKENS, SlotTable, bucket_sizes, pack
@@ -65,6 +67,7 @@ class SlotLane:
         fixed_bucket: bool = False,
         graphs: bool = False,
         ignore_stops: bool = False,
+        meter: Meter | None = None,
     ) -> None:
         """Take up a model that is loaded; `open` gives it slots.
 
@@ -82,8 +85,10 @@ class SlotLane:
             graphs: Whether steps are captured.
             ignore_stops: Whether rows always make `max_steps` frames, as benchmarks on random weights
                 need it.
+            meter: Counts the rows of each step.
         """
         self.name = name
+        self._figures = (meter or Meter()).lane(name)
         self.model = model
         self.waiting: deque[SlotRequest] = deque()
         self._device = device
@@ -270,6 +275,8 @@ class SlotLane:
             flags = launch.stops.read()
         seconds = launch.timer.seconds()
         count = len(launch.rows)
+        self._figures.sizes.add(count)
+        self._figures.padding.add(1 - count / launch.bucket)
         for request, row, slot, steps in launch.rows:
             if request.row is not row:
                 continue  # it ended a step before, this was the surplus one; or it begins again
@@ -323,7 +330,7 @@ class SlotLane:
     @property
     def _dtype(self) -> str | None:
         dtype = getattr(self.model, "dtype", None)
-        return None if dtype is None else _SHORT.get(str(dtype).removeprefix("torch."), str(dtype))
+        return None if dtype is None else short_name(dtype)
 
     # -- recover from a step that failed -----------------------------------------------------------
 
@@ -382,9 +389,6 @@ class SlotLane:
             request.fail(OutOfMemory("the card ran out of memory again and again; let it serve fewer models"))
         else:
             self.waiting.appendleft(request)
-
-
-_SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def _row(request: SlotRequest) -> Row[Any]:

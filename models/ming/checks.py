@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,15 @@ import safetensors
 import torch
 from torch import Tensor
 
+from ..comparison import Wanted, compare
+from ..finding import Finding
+from ..tensor_files import stored_tensors
 from .config import EXECUTED_ENCODER_LAYERS, MingConfig
-from .layout import AGGREGATOR, DECODER, ENCODER, FLOW, LLM, layout
+from .layout import AGGREGATOR, DECODER, ENCODER, FLOW, LLM, layout, unread
 from .prompt import SPEECH, PromptWriter
+from .speaker import FILE_NAME as SPEAKER_FILE
 from .tokenizer import MingTokenizer
-from .weights import FILE_NAME, opened
+from .weights import FILE_NAME
 
 _INITIAL_SPREAD = 0.02  # of transformers' Qwen2
 _OUTLIER = 7.0  # standard deviations; a few in a million normals lie beyond five
@@ -25,41 +28,53 @@ _KNOWN_TEXT = "今天天气很好，hello world."
 _KNOWN_IDS = (100644, 104307, 101243, 3837, 14990, 1879, 13)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """An answer.
-
-    Attributes:
-        question: What was looked at.
-        as_expected: Whether it is what this program relies on.
-        answer: A sentence, with what to do where it is not.
-    """
-
-    question: str
-    as_expected: bool
-    answer: str
-
-
 def examine(folder: Path) -> tuple[Finding, ...]:
     """Ask all questions of a checkpoint folder.
+
+    Where names or shapes differ, what is in the tensors is not looked at.
 
     Raises:
         ModelUnavailable: It cannot be loaded at all.
     """
     config = MingConfig.load(folder)
-    # The whole encoder, whether its layers run or not.
-    whole = MingConfig.load(folder, encoder_layers=config.audio.encoder.layers)
-    with opened(folder, whole, dtype=torch.float32, device="cpu"):
-        pass  # names and shapes of what is needed
+    stored = stored_tensors(folder / FILE_NAME)
+    spare = unread(config)
+    # All that is published, whether its layers run or not.
+    wanted = [Wanted(names=(name,), shape=shape) for name, shape in layout(config).items()]
+    outside = (_configuration(config, len(spare)), *compare(stored, wanted))
+    if not all(finding.as_expected for finding in outside):
+        return outside
     with safetensors.safe_open(folder / FILE_NAME, framework="pt") as tensors:
         return (
-            _names(set(tensors.keys()), config),
+            *outside,
             _head(tensors),
             encoder_depth(tensors, config),
             _frequencies(tensors, config),
             _window(tensors, config),
             _tokens(PromptWriter(MingTokenizer(folder)), MingTokenizer(folder)),
+            _speaker(folder),
         )
+
+
+def _configuration(config: MingConfig, spare: int) -> Finding:
+    return Finding(
+        question="configuration",
+        as_expected=True,
+        answer=f"{config.llm.layers} layers of {config.llm.width}, {config.audio.sample_rate} Hz; {spare} tensors "
+        "are published and not read",
+    )
+
+
+def _speaker(folder: Path) -> Finding:
+    there = (folder / SPEAKER_FILE).is_file()
+    return Finding(
+        question="speaker network",
+        as_expected=there,
+        advice=True,
+        answer=f"{SPEAKER_FILE} is there"
+        if there
+        else f"{SPEAKER_FILE} is missing: voices cannot be taken from recordings",
+    )
 
 
 def encoder_depth(tensors: Any, config: MingConfig) -> Finding:
@@ -76,7 +91,8 @@ def encoder_depth(tensors: Any, config: MingConfig) -> Finding:
             f"layers {', '.join(map(str, trained))} were trained: listen to a prompt that is encoded and decoded"
             f" with encoder_layers={layers.start} and with {layers.stop}, and keep the cleaner one"
         )
-    return Finding(question="depth of the audio encoder", as_expected=not trained, answer=answer)
+    question = "depth of the audio encoder"
+    return Finding(question=question, as_expected=not trained, answer=answer, advice=True)
 
 
 def _untouched(tensors: Any, prefix: str) -> Iterator[bool]:
@@ -90,18 +106,6 @@ def _untouched(tensors: Any, prefix: str) -> Iterator[bool]:
             else:
                 spread = value.std().item()
                 yield abs(spread / _INITIAL_SPREAD - 1) < 0.1 and value.abs().max().item() < _OUTLIER * spread
-
-
-def _names(found: set[str], config: MingConfig) -> Finding:
-    missing, spare = layout(config).keys() - found, found - layout(config).keys()
-    shown = ", ".join(sorted(missing | spare)[:3])
-    return Finding(
-        question="names of the tensors",
-        as_expected=not (missing or spare),
-        answer=f"{len(missing)} are missing and {len(spare)} unknown: {shown}"
-        if missing or spare
-        else "they are those of the published layout",
-    )
 
 
 def _head(tensors: Any) -> Finding:

@@ -113,7 +113,10 @@ def _digit_string(found: re.Match[str]) -> str:
     return digits(number) if number.startswith("0") or len(number) > _LONGEST_CARDINAL else cardinal(number)
 
 
-_NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
+# Digits are taken from the first of them to the last, and given back none: a text may be 100,000 digits, and is
+# not to be looked at from each of them. More groups than that are no number that anybody says.
+_RUN = r"(?<!\d)\d++"
+_NUMBER = rf"{_RUN}(?:,\d{{3}}){{0,8}}(?:\.\d++)?"
 _RULES: tuple[_Rule, ...] = (
     (re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)"), _date),
     (re.compile(r"(\d{4})年(\d{1,2})月(\d{1,2})[日号]"), _date),
@@ -145,8 +148,8 @@ _RULES: tuple[_Rule, ...] = (
         lambda found: f"{decimal(found[1])}到{decimal(found[2])}",
     ),
     (re.compile(r"(?<![\w.])(-\d+(?:\.\d+)?)"), lambda found: decimal(found[1])),
-    (re.compile(r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?)"), lambda found: decimal(found[1])),
-    (re.compile(r"(\d+\.\d+)"), lambda found: decimal(found[1])),
-    (re.compile(rf"(\d+)([{_MEASURES}])"), _quantity),
+    (re.compile(r"(\d{1,3}(?:,\d{3}){1,8}(?:\.\d++)?)"), lambda found: decimal(found[1])),
+    (re.compile(rf"({_RUN}\.\d++)"), lambda found: decimal(found[1])),
+    (re.compile(rf"({_RUN})([{_MEASURES}])"), _quantity),
     (re.compile(r"\d+"), _digit_string),
 )

@@ -80,25 +80,14 @@ class Studio:
                 codec_dtype=codec_dtype,
             )
         ).result()
-        slots = SpeechSlots(
-            network.generator,
-            device,
-            context=settings.context,
-            graphs=device.graphs(place.options.graphs),
-            reproducible=place.options.reproducible,
-        )
-        alone = place.options.reproducible
-        decoder = SpeechDecoder(network.decoder, device, alone=alone)
-        engine.add_slots(name, slots, options=place.options, decoder=decoder)
-        encoder = f"{name}/encoder"
-        engine.add_batch(encoder, PromptEncoder(network.encoder, device, alone=alone))
+        slots = add_models(name, place, network, settings)
         place.warm(_HELPERS)
         return cls(
             name=name,
             place=place,
             config=network.config,
             writer=writer,
-            voices=Voices(place, folder, network.config, encoder),
+            voices=Voices(place, folder, network.config, encoder_of(name)),
             context=slots.context,
         )
 
@@ -246,6 +235,29 @@ class Studio:
             ),
             metrics=_metrics(made) | {"audio_s": duration_s, "seed": request.seed},
         )
+
+
+def add_models(name: str, place: Place, network: MingNetwork, settings: MingSettings) -> SpeechSlots:
+    """Give the engine the generator and both directions of the codec; returns the first."""
+    engine, options = place.engine, place.options
+    device, alone = engine.device, options.reproducible
+    slots = SpeechSlots(
+        network.generator,
+        device,
+        context=settings.context,
+        graphs=device.graphs(options.graphs),
+        reproducible=alone,
+    )
+    engine.add_slots(
+        name, slots, options=options, decoder=SpeechDecoder(network.decoder, device, alone=alone)
+    )
+    engine.add_batch(encoder_of(name), PromptEncoder(network.encoder, device, alone=alone))
+    return slots
+
+
+def encoder_of(name: str) -> str:
+    """What the encoder of a model is called in the engine."""
+    return f"{name}/encoder"
 
 
 def part_seed(seed: int, part: int) -> int:

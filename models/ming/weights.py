@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,12 +124,36 @@ def random_tensors(
     Matrices keep the size of what passes through them, so that nothing overflows or dies out in any depth.
     """
     generator = torch.Generator(device=device).manual_seed(seed)
-    tensors = {}
-    for name, shape in layout(config).items():
-        values = torch.randn(shape, generator=generator, device=device)
-        if len(shape) == 1:
-            values = 0.1 * values + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        elif not name.endswith(_LOOKED_UP):
-            values /= math.sqrt(shape[-1])
-        tensors[name] = values.to(dtype)
-    return tensors
+    return {name: _made_up(name, shape, generator).to(dtype) for name, shape in layout(config).items()}
+
+
+def random_weights(
+    config: MingConfig, *, dtype: torch.dtype, device: torch.device | str, seed: int = 0
+) -> Weights:
+    """As `random_tensors`, but each is made when it is asked for, so that nothing is held twice."""
+    return Weights(_MadeUp(config, device, seed), dtype=dtype, device=device)
+
+
+def parameters(config: MingConfig) -> int:
+    """How many numbers of a checkpoint are read."""
+    spare = unread(config)
+    return sum(math.prod(shape) for name, shape in layout(config).items() if name not in spare)
+
+
+class _MadeUp:
+    """Random tensors in the published layout, read as those of a file are."""
+
+    def __init__(self, config: MingConfig, device: torch.device | str, seed: int) -> None:
+        self._shapes = layout(config)
+        self._device, self._seed = device, seed
+
+    def get_tensor(self, name: str) -> Tensor:
+        generator = torch.Generator(device=self._device).manual_seed(self._seed ^ zlib.crc32(name.encode()))
+        return _made_up(name, self._shapes[name], generator)
+
+
+def _made_up(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    values = torch.randn(shape, generator=generator, device=generator.device)
+    if len(shape) == 1:
+        return 0.1 * values + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    return values if name.endswith(_LOOKED_UP) else values / math.sqrt(shape[-1])

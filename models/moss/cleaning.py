@@ -1,6 +1,9 @@
 """Cleaning a text before it is spoken: marks of layout go, what is said stays as it is.
 
 Links, addresses, file names and tags are taken out first and put back at the end, so that no rule breaks them.
+
+A text may have 100,000 characters of anybody's choice, so no pattern may look at all of the rest of it from each
+of them: what is repeated gives nothing back (`++`), begins where a run begins, or has a longest length.
 """
 
 from __future__ import annotations
@@ -15,14 +18,18 @@ _HELD = "\U000f0000-\U000ffffd"  # stands for what was taken out; no such charac
 _FIRST_HELD = 0xF0000
 _MOST_HELD = 65_534
 
-_LINK = re.compile(r"\[([^\]\n]+)\]\((https?://[^)\s]+)\)")
+_LONGEST_TOKEN = 200
+_LONGEST_QUOTE = 1000
+
+_LINK = re.compile(rf"\[([^\]\n]{{1,{_LONGEST_QUOTE}}}+)\]\((https?://[^)\s]{{1,{_LONGEST_QUOTE}}}+)\)")
 _MARKS = (
     re.compile(r"^\s*#{1,6}\s+"),
     re.compile(r"^\s*>\s*"),
     re.compile(r"^\s*[-*+]\s+"),
     re.compile(r"^\s*\d+[.)]\s+"),
 )
-_ARROW = re.compile(r"\s*(?:<?[-=]+>|<[-=]+|[\u2190-\u21ff\u27f0-\u27ff\u2b05-\u2b0d])\s*")
+_BEFORE = r"(?:(?<!\s)\s++)?"
+_ARROW = re.compile(rf"{_BEFORE}(?:<[-=]++>?|(?<![-=])[-=]++>|[\u2190-\u21ff\u27f0-\u27ff\u2b05-\u2b0d])\s*+")
 _PROTECTED = re.compile(
     r"https?://[!-~]+"
     r"|(?<![\w.%+-])[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}\b"
@@ -30,20 +37,30 @@ _PROTECTED = re.compile(
     r"|(?<![A-Za-z0-9])[ur]/[A-Za-z0-9_]+"
     rf"|(?<!\w)#[A-Za-z0-9_{_HAN_KANA}]+"
     r"|(?<![A-Za-z0-9])\.[A-Za-z][A-Za-z0-9_.-]*"
-    r"|(?<![A-Za-z0-9])(?=[A-Za-z0-9_./:+-]*[A-Za-z])(?=[A-Za-z0-9_]*[./:+-])[A-Za-z0-9][A-Za-z0-9_./:+-]*"
+    rf"|(?<![A-Za-z0-9])(?=[A-Za-z0-9])(?=[0-9_./:+-]{{0,{_LONGEST_TOKEN}}}+[A-Za-z])"
+    rf"(?=[A-Za-z0-9_]{{0,{_LONGEST_TOKEN}}}+[./:+-])[A-Za-z0-9_./:+-]++"
 )
-_WORD = "[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*"
+_WORD_BEGINS = "[0-9]*+[A-Za-z]"
+_WORD = f"(?<![A-Za-z0-9])(?={_WORD_BEGINS})[A-Za-z0-9]++"
 _SPACING: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"[^\S\n]+"), " "),
     (re.compile(f"(?<=[{_HAN_KANA}]) (?=[{_HAN_KANA}0-9])|(?<=[0-9]) (?=[{_HAN_KANA}])"), ""),
-    (re.compile(f"(?<=[{_HAN_KANA}])(?={_WORD}|[{_HELD}])"), " "),
+    (re.compile(f"(?<=[{_HAN_KANA}])(?={_WORD_BEGINS}|[{_HELD}])"), " "),
     (re.compile(f"({_WORD}|[{_HELD}])(?=[{_HAN_KANA}])"), r"\1 "),
     (re.compile(" ?([，。！？；：、（）《》【】「」『』〖〗]) ?"), r"\1"),
     (re.compile(" +([,.;!?])"), r"\1"),
 )
-_QUOTED = re.compile(r"\[([^\[\]]+)\]|\{([^{}]+)\}|【([^】]+)】|〖([^〗]+)〗|『([^』]+)』|「([^」]+)」")
-_TITLE = re.compile(r"(^|[。！？!?；;])《([^》]+)》(?=$|[，。！？；：,!?;:—–-])")
-_DASHES = re.compile(r"\s*[-—–―]{2,}\s*")
+_QUOTED = re.compile(
+    "|".join(
+        rf"{begin}([^{inner}]{{1,{_LONGEST_QUOTE}}}+){end}"
+        for begin, inner, end in (
+            (r"\[", r"\[\]", r"\]"), (r"\{", "{}", r"\}"), ("【", "】", "】"), ("〖", "〗", "〗"), ("『", "』", "』"),
+            ("「", "」", "」"),
+        )
+    )
+)  # fmt: skip
+_TITLE = re.compile(rf"(^|[。！？!?；;])《([^》]{{1,{_LONGEST_QUOTE}}}+)》(?=$|[，。！？；：,!?;:—–-])")
+_DASHES = re.compile(rf"{_BEFORE}[-—–―]{{2,}}+\s*+")
 _REPEATS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\.{3,}|…{2,}"), "。"),
     (re.compile("。{2,}"), "。"),

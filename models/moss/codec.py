@@ -66,30 +66,51 @@ class Codec:
         values = sum(2 * s.layers * (s.window - 1) * s.width for s in self.config.decoder if s.is_transformer)
         return values * _FLOAT_BYTES
 
-    def encode(self, audio: Tensor, frames: Sequence[int], streams: Sequence[Stream]) -> Encoded:
+    def encode(
+        self,
+        audio: Tensor,
+        frames: Sequence[int],
+        streams: Sequence[Stream],
+        *,
+        updates: list[Tensor] | None = None,
+    ) -> Encoded:
         """Turn the next frames of each row into codes.
 
         Args:
             audio: `[B, channels, T · stride]`, rows with fewer frames padded behind.
             frames: How many of the T frames of each row count.
             streams: What came before; unchanged. What to remember is in the result.
+            updates: Where to put what each layer of the transformers adds to its input, `[B, tokens, width]`;
+                for comparisons.
         """
         x = audio.transpose(1, 2).reshape(len(audio), -1, 1)  # interleaved [B, T · stride · channels, 1]
-        latents, after = self._encoder(x, frames, streams)
+        latents, after = self._encoder(x, frames, streams, updates)
         return Encoded(latents=latents, codes=self._quantizer.encode(latents), streams=after)
 
-    def decode(self, codes: Tensor, frames: Sequence[int], streams: Sequence[Stream]) -> Decoded:
+    def decode(
+        self,
+        codes: Tensor,
+        frames: Sequence[int],
+        streams: Sequence[Stream],
+        *,
+        updates: list[Tensor] | None = None,
+    ) -> Decoded:
         """Turn the next frames of each row into sound.
 
         Args:
             codes: `[B, T, K]`; negative where a codebook has no code.
             frames: As for `encode`.
             streams: As for `encode`.
+            updates: As for `encode`.
         """
         latents = self._quantizer.decode(codes)
-        x, after = self._decoder(latents, frames, streams)  # [B, T · stride · channels, 1]
+        x, after = self._decoder(latents, frames, streams, updates)  # [B, T · stride · channels, 1]
         audio = x.reshape(len(x), -1, self.config.channels).transpose(1, 2)
         return Decoded(audio=audio, streams=after)
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """The codes `[B, T, K]` of the encoder's latents `[B, T, D]`."""
+        return self._quantizer.encode(latents)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """The latents `[B, T, D]` that the decoder begins with."""
@@ -138,7 +159,11 @@ class _Path:
         ]
 
     def __call__(
-        self, x: Tensor, frames: Sequence[int], streams: Sequence[Stream]
+        self,
+        x: Tensor,
+        frames: Sequence[int],
+        streams: Sequence[Stream],
+        updates: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Stream]]:
         batch = _Batch(longest=max(frames), frames=list(frames), before=[s.frames for s in streams])
         pasts: list[list[Tensor]] = [[] for _ in streams]
@@ -148,7 +173,7 @@ class _Path:
                 x = unpatch(x, module) if self._grows else patch(x, module)
                 continue
             given = [stream.past[layer : layer + module.layers] for stream in streams]
-            x, kept = module(x, given, batch)
+            x, kept = module(x, given, batch, updates)
             for past, row in zip(pasts, kept, strict=True):
                 past.extend(row)
             layer += module.layers
@@ -191,7 +216,11 @@ class _Transformer:
         ]
 
     def __call__(
-        self, x: Tensor, pasts: Sequence[Sequence[Tensor]], batch: _Batch
+        self,
+        x: Tensor,
+        pasts: Sequence[Sequence[Tensor]],
+        batch: _Batch,
+        updates: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """Run a call's tokens; also what each layer of each row remembers."""
         tokens = x.shape[1]
@@ -213,7 +242,9 @@ class _Transformer:
                     if held[row]:
                         before[row, :, :, longest - held[row] :].copy_(past[index])
                 seen = torch.cat((before, now), dim=3)
-            x = layer.finish(x, q, seen[:, 0], seen[:, 1], mask)
+            before_layer, x = x, layer.finish(x, q, seen[:, 0], seen[:, 1], mask)
+            if updates is not None:
+                updates.append(x - before_layer)
             for row, count in enumerate(batch.frames):
                 end = longest + count * rate
                 begin = max(end - self._config.window + 1, longest - held[row])

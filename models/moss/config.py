@@ -81,13 +81,19 @@ class LanguageConfig:
         if raw.get("model_type") != LM_TYPE:
             raise ModelUnavailable(f"{file} is of {raw.get('model_type')!r}, not of {LM_TYPE!r}")
         try:
-            config = cls._of(raw)
+            config = cls.parse(raw)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelUnavailable(f"{file} cannot be used: {_words(error)}") from error
         return config
 
     @classmethod
-    def _of(cls, raw: Mapping[str, Any]) -> LanguageConfig:
+    def parse(cls, raw: Mapping[str, Any]) -> LanguageConfig:
+        """Read the published fields.
+
+        Raises:
+            KeyError: One is missing.
+            ValueError: They contradict each other.
+        """
         books = int(raw["n_vq"])
         sizes = tuple(raw.get("audio_codebook_sizes") or [raw["audio_vocab_size"]] * books)
         pad = int(raw["audio_pad_token_id"])
@@ -204,12 +210,18 @@ class CodecConfig:
         if raw.get("model_type") != CODEC_TYPE:
             raise ModelUnavailable(f"{file} is of {raw.get('model_type')!r}, not of {CODEC_TYPE!r}")
         try:
-            return cls._of(raw)
+            return cls.parse(raw)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelUnavailable(f"{file} cannot be used: {_words(error)}") from error
 
     @classmethod
-    def _of(cls, raw: Mapping[str, Any]) -> CodecConfig:
+    def parse(cls, raw: Mapping[str, Any]) -> CodecConfig:
+        """Read the published fields.
+
+        Raises:
+            KeyError: One is missing.
+            ValueError: They contradict each other, or ask for what this codec does not build.
+        """
         quantizer = raw["quantizer_kwargs"]
         if (raw.get("quantizer_type") or quantizer.get("quantizer_type")) != "rlfq":
             raise ValueError("quantizer_type has to be 'rlfq'")

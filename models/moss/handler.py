@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..audio import MEDIA_TYPES, AudioWriter
+from ..device import Device
 from ..engine.sampling import Sampling
 from ..errors import InputError, ModelUnavailable
 from ..handler import Output, OutputFile, Run
@@ -272,22 +273,44 @@ def _add(
     longest_prefix: int,
 ) -> None:
     """Load the tensors and add both models; on the engine's thread."""
-    engine, options = place.engine, place.options
-    device = engine.device
-    form: Form | None = None
-    if settings.linears == "int8":
-        if not device.immediate:
-            raise ModelUnavailable("linears=int8 is for processors; on a card use dtype bf16")
-        form = "int8"
+    options, device = place.options, place.engine.device
     model = LanguageModel(
         config,
         weights,
         device=device.torch_device,
         dtype=device.dtype(options.dtype, validated_fp16=True),
         positions=context + 1,
-        form=form,
+        form=form_of(settings, device),
     )
-    codec = Codec(codec_config, codec_weights, device.torch_device)
+    add_models(
+        place, settings, model, Codec(codec_config, codec_weights, device.torch_device), longest_prefix
+    )
+
+
+def form_of(settings: MossSettings, device: Device) -> Form | None:
+    """How the linear layers of the language model are kept.
+
+    Raises:
+        ModelUnavailable: The card has no such form.
+    """
+    if settings.linears != "int8":
+        return None
+    if not device.immediate:
+        raise ModelUnavailable("linears=int8 is for processors; on a card use dtype bf16")
+    return "int8"
+
+
+def add_models(
+    place: Place, settings: MossSettings, model: LanguageModel, codec: Codec, longest_prefix: int
+) -> None:
+    """Give the engine the speaker and both directions of the codec; on its thread.
+
+    Args:
+        model: On the card, with one position more than a slot.
+        longest_prefix: Positions of the longest voice that is kept.
+    """
+    engine, options = place.engine, place.options
+    device, context = engine.device, min(settings.context, model.config.decoder.positions)
     slots = MossSlots(
         model,
         device,
@@ -297,7 +320,7 @@ def _add(
         longest_prefix=min(longest_prefix, context),
         fixed_shapes=options.reproducible,
     )
-    slots.step_s = codec_config.frame_s
+    slots.step_s = codec.config.frame_s
     engine.add_batch(ENCODER, ReferenceEncoder(codec, device))
     engine.add_slots(NAME, slots, options=options, decoder=SpeechDecoder(codec, device))
 

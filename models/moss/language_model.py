@@ -66,11 +66,12 @@ class LanguageModel:
         ]
         self._books = torch.cat([*books, books[0].new_zeros(1, decoder.hidden)])  # [sum of sizes + 1, D]
         sizes = torch.tensor(config.codebook_sizes)
-        self._offsets = (sizes.cumsum(0) - sizes).to(device)  # [K]
+        starts = sizes.cumsum(0) - sizes
+        self._offsets = starts.to(device)  # [K]
         self._nothing = int(sizes.sum())
         self._heads = [
             loader.layer(self._books[start : start + size], None)
-            for start, size in zip(self._offsets.tolist(), config.codebook_sizes, strict=True)
+            for start, size in zip(starts.tolist(), config.codebook_sizes, strict=True)
         ]
         self._gate = self._text[[config.assistant_slot, config.audio_end]].clone()  # [2, D]
         self._go_on = self._text[config.assistant_slot].clone()  # [D]
@@ -119,7 +120,7 @@ class LanguageModel:
         Returns:
             Hidden states behind the final norm `[B, T, D]`.
         """
-        return self._global_norm(self.trunk(x, cache, turn)[-1])
+        return self.hidden(self.trunk(x, cache, turn)[-1])
 
     def trunk(self, x: Tensor, cache: SlotCache, turn: Turn) -> list[Tensor]:
         """The input and the output of every block."""
@@ -130,6 +131,10 @@ class LanguageModel:
             keys, values = layer.update(k, v)
             states.append(block.finish(states[-1], q, keys, values, turn.mask))
         return states
+
+    def hidden(self, state: Tensor) -> Tensor:
+        """The final norm behind the output of the last block, `[B, T, D]`."""
+        return self._global_norm(state)
 
     def spell(self, hidden: Tensor) -> LocalPass:
         """Begin a frame behind a hidden state `[B, D]` of the global transformer."""

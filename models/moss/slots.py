@@ -20,6 +20,7 @@ from ..engine.ports import Row, Stops
 from ..engine.resident import resident, resized
 from ..engine.sampling import GREEDY, Sampler, Sampling
 from .language_model import LanguageModel, LocalPass
+from .linear import threads_for
 from .prefixes import Prefixes
 
 FEW_RANKS = 64
@@ -283,7 +284,8 @@ class MossSlots:
     def step(self, bucket: int, rows: Sequence[Row[Prompt]]) -> Stops:
         """See `SlotModel.step`."""
         self._draws.refill(rows)
-        flags = self._step(bucket, rows)()
+        with self._device.at_most(threads_for(self._model.form, bucket)):
+            flags = self._step(bucket, rows)()
         return self._device.flags(flags)
 
     def _step(self, bucket: int, rows: Sequence[Row[Prompt]]) -> StepGraph:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelUnavailable
+from ..tensor_files import StoredTensor, stored_in
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -42,6 +45,20 @@ class Weights:
     def names(self) -> frozenset[str]:
         """What all tensors are called."""
         return frozenset(self._places)
+
+    def headers(self) -> dict[str, StoredTensor]:
+        """What the files say of all tensors."""
+        return stored_in(set(self._places.values()))
+
+    def count(self, names: Iterable[str]) -> int:
+        """How many numbers these tensors hold."""
+        wanted = set(names)
+        numbers = 0
+        for file in set(self._places.values()):
+            with safe_open(file, framework="pt") as opened:
+                shapes = [opened.get_slice(name).get_shape() for name in wanted & set(opened.keys())]
+            numbers += sum(map(math.prod, shapes))
+        return numbers
 
     def take(self, *names: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Read a tensor into `dtype`.

@@ -12,6 +12,8 @@ import typer
 from soundmill.producer import console
 from soundmill.producer.invocation import AsJson, job_json, open_producer, say_not_served
 
+from .prune import prune
+
 if TYPE_CHECKING:
     from soundmill.producer.producer import Producer
     from soundmill.storage.lifecycle import State
@@ -31,9 +33,11 @@ Model = Annotated[str | None, typer.Option("--model", help="The jobs of this mod
 
 def commands(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    group = typer.Typer(help="See what became of jobs; cancel, retry or wait for them.", no_args_is_help=True)
+    group = typer.Typer(
+        help="See what became of jobs; cancel, retry, wait for or prune them.", no_args_is_help=True
+    )
     group.command("list")(list_jobs)
-    for command in (show, cancel, retry, wait):
+    for command in (show, cancel, retry, wait, prune):
         group.command()(command)
     app.add_typer(group, name="jobs")
 
@@ -216,6 +220,7 @@ def _show_job(job: JobView) -> None:
         ("submitted", console.clock(job.submitted_at)),
         ("started", console.clock(job.started_at)),
         ("finished", console.clock(job.finished_at)),
+        ("pruned", console.clock(job.pruned_at)),
         ("waited", console.seconds(waited)),
         ("took", console.seconds(_span(job.started_at, job.finished_at))),
         ("deadline", console.clock(job.deadline_at)),

@@ -5,7 +5,8 @@
     DIR/captions.csv          File, BPM, Key, Caption; a file by its bare name, unique in the whole export
     DIR/dataset.json          the data set with all its fields
 
-The formats are those of 2026-02-08. All jobs of the batch that heard the same audio make one sample: the
+The formats are those of 2026-02-08; a caption that a spreadsheet would compute has an apostrophe before it in
+the CSV, and is as it was made in the JSON (see `cells.py`). All jobs of the batch that heard the same audio make one sample: the
 caption comes from one that describes, lyrics and language from one that transcribes, tempo and key from
 one that measures.
 """
@@ -22,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TextIO
+
+from .cells import cell
 
 if TYPE_CHECKING:
     from soundmill.storage.listing import JobView
@@ -171,7 +174,12 @@ class Dataset:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(_COLUMNS)
             rows.writerows(
-                (one.filename, "" if one.bpm is None else one.bpm, one.key, _one_line(one.caption))
+                (
+                    one.filename,
+                    "" if one.bpm is None else one.bpm,
+                    cell(one.key),
+                    cell(_one_line(one.caption)),
+                )
                 for one in samples
             )
         with target.text("dataset.json") as file:

@@ -19,6 +19,7 @@ from soundmill.producer import lookup
 from soundmill.producer.batches import pages
 from soundmill.storage.errors import NotFound
 from soundmill.storage.lifecycle import State
+from soundmill.storage.retention import hold_batch
 
 from . import entry
 from .acestep import Dataset, is_looked_for
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 JOBS_IN_FOLDER = 1000
 GONE = "artifact_gone"
+PRUNED = "it was pruned, and its files with it; submit it again, with another key, to have them anew"
 
 
 class Exporter:
@@ -80,6 +82,7 @@ class Exporter:
         tenant = self._producer.settings.tenant
         with self._producer.database.read() as connection:
             lookup.batch_of(connection, tenant, self._batch)
+        self._hold(tenant)
         self._contents = Contents()
         if self._shape == Shape.ACESTEP:
             self._dataset, self._taken = Dataset(self._batch), set()
@@ -88,6 +91,7 @@ class Exporter:
             with self._target.lines("metadata.jsonl") as good, self._target.lines("failures.jsonl") as bad:
                 number = 0
                 for place, page in enumerate(pages(self._producer, self._batch, (), JOBS_IN_FOLDER)):
+                    self._hold(tenant)
                     self._write_page(f"{place:04}", page, good, bad)
                     number += len(page)
                     self._seen(number)
@@ -98,6 +102,11 @@ class Exporter:
             self._target.write("README.md", card)
         return self._contents
 
+    def _hold(self, tenant: str) -> None:
+        """Nothing that an export reads is pruned meanwhile."""
+        database = self._producer.database
+        database.retrying(lambda connection: hold_batch(connection, database, f"{tenant}/{self._batch}"))
+
     def _write_page(self, folder: str, page: Sequence[JobView], good: Lines, bad: Lines) -> None:
         names = stems(page, self._taken)
         if self._dataset is not None:
@@ -105,7 +114,9 @@ class Exporter:
         artifacts = self._artifacts([job for job in page if job.state == State.COMPLETED])
         path = None
         for job in page:
-            if job.state == State.COMPLETED:
+            if job.pruned_at is not None:
+                self._gone(job, PRUNED, bad)
+            elif job.state == State.COMPLETED:
                 files = entry.wanted(artifacts.get(job.id, ()), self._shape, self._role)
                 if self._dataset is not None:
                     self._write_sample(self._dataset, job, files, (folder, names[job.id]), good, bad)
@@ -145,7 +156,7 @@ class Exporter:
         try:
             line = self._sample_line(dataset, job, files, place)
         except NotFound as error:
-            self._gone(job, error, bad)
+            self._gone(job, str(error), bad)
             return
         if line is not None:
             good.add(line)
@@ -182,7 +193,7 @@ class Exporter:
         try:
             paths = [(file, self._place(job, file, name, folder)) for file, name in files]
         except NotFound as error:
-            self._gone(job, error, bad)
+            self._gone(job, str(error), bad)
             return
         if self._shape != Shape.AUDIOFOLDER:
             good.add(entry.described(job, paths))
@@ -206,8 +217,8 @@ class Exporter:
         self._contents.bytes += file.size
         return f"{folder.name}/{name}"
 
-    def _gone(self, job: JobView, error: NotFound, bad: Lines) -> None:
-        bad.add(entry.failed(job) | {"error_code": GONE, "error": str(error)})
+    def _gone(self, job: JobView, why: str, bad: Lines) -> None:
+        bad.add(entry.failed(job) | {"error_code": GONE, "error": why})
         self._contents.failed += 1
         self._contents.failures[GONE] += 1
 

@@ -25,6 +25,8 @@ _RESERVED = frozenset(
     {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
     | {f"{port}{digit}" for port in ("COM", "LPT") for digit in "0123456789¹²³"}
 )
+# A name in a table would be computed by a spreadsheet, and `-rf` be obeyed by a command.
+_SIGNS = ("=", "+", "-", "@", "~", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _OWN_EXTENSION = re.compile(r"\.(wav|flac|mp3|opus|ogg|aiff?|json|txt|textgrid)$", re.IGNORECASE)
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,10}")
 _EXTENSIONS = {
@@ -40,6 +42,8 @@ def safe_stem(text: str) -> str:
     name = _OWN_EXTENSION.sub("", name).strip(" ").rstrip(". ")
     if name.startswith("."):
         name = "_" + name[1:]
+    if name.startswith(_SIGNS):
+        name = f"_{name}"
     if not name.strip("_"):
         return ""
     if name.split(".")[0].rstrip().upper() in _RESERVED:

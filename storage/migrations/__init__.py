@@ -5,5 +5,5 @@ They run on SQLite and PostgreSQL in one transaction, and describe the tables of
 import nothing of ours.
 """
 
-HEAD = "0002"
+HEAD = "0003"
 """The version that this code works with: the last script."""

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,11 +76,37 @@ def test_ctm_keeps_order_words_and_times(alignment: Alignment) -> None:
         assert 0 <= float(score) <= 1
 
 
+FORMULA = re.compile(r"[=+\-@＝＋－＠]")
+
+
+def uncovered(cell: str) -> str:
+    """The text of a cell of our TSV."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell.lstrip("'")) else cell
+
+
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("-5", "'-5"),
+        ("@home", "'@home"),
+        ("'=1", "''=1"),
+        ("'tis", "'tis"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_no_spreadsheet_computes_a_word_of_a_tsv(word: str, written: str) -> None:
+    alignment = replace(SPOKEN, words=(replace(SPOKEN.words[0], text=word),))
+    assert as_tsv(alignment).split("\n")[1] == f"500\t900\t{written}"
+    assert uncovered(written) == word
+
+
 @given(alignments())
 def test_tsv_keeps_order_words_and_times(alignment: Alignment) -> None:
     head, *rows = [line.split("\t") for line in as_tsv(alignment).split("\n")[:-1]]
     assert head == ["start", "end", "text"]
-    assert [text for _, _, text in rows] == [word.text for word in alignment.words]
+    assert [uncovered(text) for _, _, text in rows] == [word.text for word in alignment.words]
+    assert not any(FORMULA.match(text) for _, _, text in rows), "a spreadsheet would compute it"
     edges = [int(edge) for start, end, _ in rows for edge in (start, end)]
     assert edges == sorted(edges)
     assert edges == [round(1000 * edge) for word in alignment.words for edge in (word.start_s, word.end_s)]

@@ -6,7 +6,8 @@ import pytest
 
 from soundmill.models.device import Card
 
-BY_NAME = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}  # a vendor's library is imported by name only
+# A vendor's library is imported by name only; threads that wait for each other sleep.
+BY_NAME = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @pytest.mark.parametrize(

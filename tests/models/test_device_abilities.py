@@ -236,3 +236,18 @@ def test_a_processor_computes_with_the_threads_it_was_given() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_fewer_threads_compute_in_a_block_and_never_more() -> None:
+    before = torch.get_num_threads()
+    processor = open_device("cpu", threads=2)
+    try:
+        for most, expected in ((1, 1), (2, 2), (3, 2), (None, 2)):
+            with processor.at_most(most):
+                assert torch.get_num_threads() == expected
+            assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError), processor.at_most(1):
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -21,7 +21,20 @@ from soundmill.storage.arguments import Arguments
 from soundmill.storage.catalog import Model
 
 What = Literal[
-    "finish", "fail", "refuse", "oom", "card", "segfault", "kill", "exit", "hang", "hold_gil", "nan", "write"
+    "finish",
+    "fail",
+    "refuse",
+    "oom",
+    "card",
+    "segfault",
+    "kill",
+    "exit",
+    "hang",
+    "hold_gil",
+    "nan",
+    "write",
+    "spoil",
+    "devour",
 ]
 
 
@@ -91,6 +104,20 @@ def _refuse(request: DrillRequest, run: Run) -> Output:
     raise InputError("the drill does not like its input; give it another")
 
 
+def _spoil(request: DrillRequest, run: Run) -> Output:
+    with run.phase("decode"):
+        raise RuntimeError("the codes of the drill are no codes")
+
+
+def _devour(request: DrillRequest, run: Run) -> Output:
+    hoard = []
+    for _ in range(200):  # 3.2 GB; whoever is to end it does so long before
+        hoard.append(b"x" * 16_000_000)
+        run.checkpoint()
+        time.sleep(0.02)
+    raise AssertionError("nobody minded")
+
+
 def _oom(request: DrillRequest, run: Run) -> Output:
     raise OutOfMemory("the drill ran out of memory")
 
@@ -139,6 +166,7 @@ def _write(request: DrillRequest, run: Run) -> Output:
 _ACTIONS: dict[str, Any] = {
     "finish": _finish, "fail": _fail, "refuse": _refuse, "oom": _oom, "card": _card, "segfault": _segfault,
     "kill": _kill, "exit": _exit, "hang": _hang, "hold_gil": _hold_gil, "nan": _nan, "write": _write,
+    "spoil": _spoil, "devour": _devour,
 }  # fmt: skip
 
 MODELS = [

@@ -42,7 +42,7 @@ class Toy:
         self._toy: Any = import_module("toy")
         self._engine: Engine = place.engine
         model = self._engine.call(lambda: self._toy.Breakable(self._engine.device)).result()
-        self._engine.add_slots("toy", model, options=place.options, decoder=self._toy.Counter())
+        self._engine.add_slots("toy", model, options=place.options, decoder=self._toy.Superstitious())
 
     @property
     def slots(self) -> int:

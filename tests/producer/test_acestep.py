@@ -247,3 +247,30 @@ def test_tokens_that_nobody_counted_are_estimated_on_the_safe_side() -> None:
     assert length_of("a" * 40, {}).tokens == 10
     assert length_of("一二三 a", {}).tokens == 4
     assert length_of("a" * 40, {"tokens": {"caption": 9}}).tokens == 9
+
+
+def test_names_and_captions_of_strangers_stay_text(small_producer: Producer, tmp_path: Path) -> None:
+    """In the table no formula, in the card no markup, on the disk no way out."""
+    formula = '=HYPERLINK("http://evil","x")'
+    audio = sound(tmp_path, 440)
+    batch = "<script>alert(1)</script> [x](javascript:1)\n# forged\u202e"
+    request = Request(
+        model="acestep-captioner", args={"audio": audio}, batch=batch, custom_id="../../=cmd\x1b[2J\nCON"
+    )
+    [item] = small_producer.submit_many([request])
+    assert item.job is not None
+    finish(small_producer, item.job.id, result=words(formula, 5), metrics={"audio_s": 1.0})
+    out = tmp_path / "out"
+    exporter.Exporter(small_producer, batch, out, shape=Shape.ACESTEP).run()
+
+    [row] = table(out)
+    assert row["Caption"] == f"'{formula}"
+    assert dataset(out)["samples"][0]["caption"] == formula
+    [path] = list(out.rglob("*.wav"))
+    assert path.parent == out / "0000"
+    assert path.name == row["File"] == "_._.._=cmd_[2J_CON.wav"
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "\\<script\\>" in card
+    assert not any(line.startswith("# forged") for line in card.splitlines())
+    assert not set(card) & set("\u202e\x1b")
+    assert "<script" not in card.replace("\\<script", "")

@@ -39,6 +39,13 @@ def names_of(*custom_ids: str | None) -> list[str]:
         ("a\u202egpj", "a_gpj"),
         ("a\nb\x1b[31m", "a_b_[31m"),
         ("cafe\u0301", "caf\u00e9"),
+        ("-rf", "_-rf"),
+        ("=1+1", "_=1+1"),
+        ("@SUM(A1)", "_@SUM(A1)"),
+        ("＝1", "_＝1"),
+        ("~root", "_~root"),
+        ("x\x00.wav", "x_"),
+        ("\u2066x\u2069\ufeff", "_x__"),
         ("..", ""),
         (".wav", ""),
         ("", ""),
@@ -55,7 +62,7 @@ def test_any_text_gives_one_harmless_part_of_a_path(text: str) -> None:
 
     assert len(stem.encode()) <= LONGEST_STEM_BYTES
     assert PurePosixPath(name).name == PureWindowsPath(name).name == name
-    assert not stem.startswith(".")
+    assert not stem.startswith((".", "-", "=", "+", "@"))
     assert not stem.endswith((".", " "))
     assert safe_stem(stem) == stem or stem != unicodedata.normalize("NFC", text)
 

@@ -251,13 +251,22 @@ def test_a_job_that_was_asked_to_stop_is_not_put_back(database: Database, state:
     assert_counters_are_true(database)
 
 
-def test_a_job_that_completed_before_it_heard_of_the_cancel_is_completed(database: Database) -> None:
+def test_a_job_whose_cancel_was_acknowledged_is_never_completed(database: Database) -> None:
     claimed = running(database)
+    child = submit(database, parents=(claimed.id,))
     with database.write() as connection:
         cancel(connection, database, [claimed.id])
 
-    end(database, ending(claimed))
-    assert see(database, claimed.id).state == State.COMPLETED
+    settled = end(database, ending(claimed, result={"text": "too late"}, artifacts=(SPEECH,)))
+
+    job = see(database, claimed.id)
+    assert (job.state, job.error_code, job.result) == (State.CANCELLED, "cancelled", None)
+    with database.read() as connection:
+        assert [attempt.outcome for attempt in attempts_of(connection, claimed.id)] == ["cancelled"]
+        assert artifacts_of(connection, claimed.id) == []
+    assert settled.applied == settled.stopped == {claimed.id}
+    assert (settled.freed, settled.cancelled) == ((), (child,))
+    assert_counters_are_true(database)
 
 
 def test_marking_an_attempt_alone_is_fenced(database: Database) -> None:

@@ -16,10 +16,11 @@ from sqlalchemy import func, select
 from soundmill.storage.attempts import Claimed, Claims, claim, claim_and_settle, settle
 from soundmill.storage.database import Database
 from soundmill.storage.decisions import cancel, retry
-from soundmill.storage.errors import StateConflict
+from soundmill.storage.errors import NotFound, StateConflict
 from soundmill.storage.leases import Progress, keep
 from soundmill.storage.lifecycle import FAILED, State
 from soundmill.storage.rescue import release_forgotten, rescue_expired, wake_due
+from soundmill.storage.retention import Policy, walk
 from soundmill.storage.rows import Attempt, Job, JobParent
 from soundmill.storage.submission import accept
 from soundmill.storage.window import mark_published, pick, take_turns
@@ -130,8 +131,16 @@ class Hall:
         rng = random.Random(0)
         while not self.finished.is_set():
             ids = rng.sample(self.ids, 6)
-            with self.database.write() as connection:
+            # One of them may have been pruned.
+            with contextlib.suppress(NotFound), self.database.write() as connection:
                 cancel(connection, self.database, ids)
+
+    def prune(self) -> None:
+        """What ended goes at once, and the batches that are empty with it."""
+        policy = Policy(kept_s=dict.fromkeys(("completed", "discarded", "cancelled"), 0.0))
+        while not self.finished.is_set():
+            for _ in walk(self.database, policy):
+                pass
 
     def submit(self) -> None:
         rng = random.Random(1)
@@ -153,6 +162,23 @@ def test_whatever_goes_on_around_a_worker_no_two_wait_for_each_other_in_a_circle
     for thread in around:
         thread.result()
     assert_counters_are_true(postgres)
+
+
+def test_nothing_that_is_pruned_meanwhile_gets_in_anybodys_way(postgres: Database) -> None:
+    with postgres.write() as connection:
+        jobs = [new_job(batch=batch) for batch in random.Random(2).choices("abcd", k=300)]
+        accept(connection, postgres, jobs)
+    hall = Hall(postgres, [job.id for job in jobs])
+    around = [Background(work) for work in (hall.heartbeat, hall.prune, hall.prune, hall.decide, hall.submit)]
+    for worker in [Background(partial(hall.groups, seed)) for seed in range(2)]:
+        worker.result()
+    hall.finished.set()
+    for thread in around:
+        thread.result()
+    assert_counters_are_true(postgres)
+    with postgres.read() as connection:
+        left = select(func.count()).select_from(Job).where(Job.id.in_(hall.ids))
+        assert connection.execute(left).scalar_one() < len(jobs)
 
 
 def test_a_crowd_leaves_a_table_that_adds_up(database: Database) -> None:

@@ -20,6 +20,7 @@ from .jobs import (
     change,
     end,
     ending,
+    field,
     finish,
     new_job,
     see,
@@ -72,6 +73,19 @@ def test_a_child_with_a_time_waits_for_both(database: Database) -> None:
 
     assert finish(database, parent).freed == ()
     assert (see(database, child).state, see(database, child).pending_parents) == (SCHEDULED, 0)
+
+
+def test_a_child_whose_time_passed_before_its_parent_ended_has_waited_since_the_end(
+    database: Database,
+) -> None:
+    parent = submit(database)
+    child = submit(database, parents=(parent,), delay_s=60)
+    change(database, child, available_at=20.0)
+
+    finish(database, parent)
+
+    assert see(database, child).state == State.AVAILABLE
+    assert field(database, child, "available_at") > 20.0
 
 
 def test_parents_that_complete_at_the_same_time_free_the_child_once(postgres: Database) -> None:

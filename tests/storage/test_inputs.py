@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from soundmill.storage.blobs import LocalBlobStore
 from soundmill.storage.errors import InputRefused, StorageFull
+from soundmill.storage.examiner import Examiner
 from soundmill.storage.inputs import InputStore
 
 RATE_HZ = 16_000
@@ -45,9 +46,17 @@ def blobs(tmp_path: Path) -> Iterator[LocalBlobStore]:
     assert not list((store.root / ".scratch").iterdir())
 
 
+@pytest.fixture(scope="module")
+def examiner() -> Iterator[Examiner]:
+    """Processes that all tests here may use."""
+    found = Examiner(60)
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def inputs(blobs: LocalBlobStore, root: Path) -> InputStore:
-    return InputStore(blobs, [root], max_audio_s=60, max_bytes=4_000_000)
+def inputs(blobs: LocalBlobStore, root: Path, examiner: Examiner) -> InputStore:
+    return InputStore(blobs, [root], max_audio_s=60, max_bytes=4_000_000, examiner=examiner)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert, text
 
-from soundmill.storage import rescue, window
+from soundmill.storage import backlog, rescue, retention, window
 from soundmill.storage.attempts import Settlement, claim, settle
 from soundmill.storage.database import Database
 from soundmill.storage.leases import Progress, keep
@@ -132,7 +132,7 @@ QUESTIONS: dict[str, tuple[Callable[[Connection, Database], Any], tuple[str, ...
     "take_turns": (lambda c, d: window.take_turns(c, WAKES), ("ix_batches_turn", *BY_ID)),
     "count_published": (lambda c, d: rescue.count_published(c, d, MODELS[0], 5), ("ix_jobs_published",)),
     "oldest_published": (
-        lambda c, d: rescue.oldest_published(c, d, MODELS[0], older_s=5, count=9),
+        lambda c, d: rescue.oldest_published(c, d, (MODELS[0], 6), older_s=5, count=9),
         ("ix_jobs_published",),
     ),
     "published_models": (lambda c, _: rescue.published_models(c), ("ix_jobs_published",)),
@@ -155,6 +155,21 @@ QUESTIONS: dict[str, tuple[Callable[[Connection, Database], Any], tuple[str, ...
         BY_ID,
     ),
     "settle": (lambda c, d: settle(c, d, [HELD]), BY_ID),
+    "waiting": (
+        lambda c, _: backlog.waiting(c),
+        ("ix_jobs_unpublished", "ix_jobs_published", *BY_ID),
+    ),
+    "newest_discarded": (lambda c, _: backlog.newest_discarded(c), ("ix_jobs_discarded",)),
+    "leases": (backlog.leases, ("ix_jobs_leased",)),
+    "over": (
+        lambda c, d: retention.over(c, d, retention.Policy(kept_s={"completed": 1.0}), 0),
+        ("pk_jobs", "INTEGER PRIMARY KEY"),
+    ),
+    "prune": (lambda c, d: retention.prune(c, d, retention.Policy(kept_s={"completed": 1.0}), IDS), BY_ID),
+    "forget_empty_batches": (lambda c, _: retention.forget_empty_batches(c, ["default/b3"]), BY_ID),
+    "hold_batch": (lambda c, d: retention.hold_batch(c, d, "default/b3"), BY_ID),
+    # Their counters are many fewer than the jobs.
+    "jobs_by_state": (lambda c, _: backlog.jobs_by_state(c), ("SCAN batches", "Seq Scan on batches")),
     "a page of the discarded": (
         lambda c, d: page_of_jobs(c, states=[State.DISCARDED]),
         ("ix_jobs_discarded",),

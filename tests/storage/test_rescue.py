@@ -9,11 +9,11 @@ import pytest
 
 from soundmill.storage.attempts import mark_alone
 from soundmill.storage.database import Database
-from soundmill.storage.decisions import cancel
+from soundmill.storage.decisions import cancel, retry
 from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import attempts_of
 from soundmill.storage.rescue import (
-    LONE_ATTEMPTS,
+    LONE_KILLS,
     count_published,
     discard_late,
     oldest_published,
@@ -139,10 +139,62 @@ def test_a_job_that_was_alone_when_its_worker_was_killed_waits_ever_longer_uncha
 
 def test_a_job_that_is_killed_alone_for_the_twentieth_time_is_given_up(database: Database) -> None:
     id_ = running_alone(database)
-    change(database, id_, attempt=LONE_ATTEMPTS)
+    change(database, id_, kills=LONE_KILLS - 1)
     died(database, crashed=False)
     job = see(database, id_)
     assert (job.state, job.error_code, job.crashes) == (State.DISCARDED, "worker_crashed", 0)
+
+
+def test_a_lease_that_runs_out_alone_counts_as_a_kill_since_it_may_take_the_host_along(
+    database: Database,
+) -> None:
+    id_ = running_alone(database)
+    change(database, id_, lease_until=LONG_AGO)
+    expired(database)
+    assert (see(database, id_).state, field(database, id_, "kills")) == (State.AVAILABLE, 1)
+
+    take(database, id_)
+    change(database, id_, alone=True, lease_until=LONG_AGO, kills=LONE_KILLS - 1)
+    child = submit(database, parents=(id_,))
+    assert expired(database) == [id_]
+    job = see(database, id_)
+    assert (job.state, job.error_code, job.crashes) == (State.DISCARDED, "worker_crashed", 0)
+    assert "killed 20 times" in (job.error or "")
+    assert see(database, child).error_code == "parent_failed"
+    assert_counters_are_true(database)
+
+
+def test_only_kills_of_a_job_that_was_alone_count(database: Database) -> None:
+    """A job that was handed back by twenty deploys, or lost among others, is not one kill from its end."""
+    id_ = running(database).id
+    change(database, id_, attempt=3 * LONE_KILLS)
+    died(database, crashed=False)
+    assert (see(database, id_).state, field(database, id_, "kills")) == (State.AVAILABLE, 0)
+    take(database, id_)
+    change(database, id_, alone=True)
+    died(database, crashed=False)
+    assert (see(database, id_).state, field(database, id_, "kills")) == (State.RETRYABLE, 1)
+
+
+def test_a_retry_begins_with_no_kills(database: Database) -> None:
+    id_ = running_alone(database)
+    change(database, id_, kills=LONE_KILLS - 1)
+    died(database, crashed=False)
+    with database.write() as connection:
+        assert retry(connection, database, [id_]) == [id_]
+    assert field(database, id_, "kills") == 0
+
+
+def test_the_submitter_of_a_job_that_crashed_its_worker_is_told_how(database: Database) -> None:
+    id_ = running_alone(database)
+    with database.write() as connection:
+        rescue_worker(
+            connection, database, worker=WORKER, crashed=True, max_crashes=1, cause="it died of SIGSEGV"
+        )
+    assert see(database, id_).error == (
+        "the worker's process died each time it ran this job alone: it died of SIGSEGV; "
+        "check the input, then `soundmill jobs retry` it"
+    )
 
 
 def test_a_worker_that_is_killed_again_and_again_leaves_suspects_behind(database: Database) -> None:
@@ -263,8 +315,8 @@ def test_a_job_that_waits_past_its_deadline_is_discarded_with_its_children(datab
 def test_published_jobs_are_counted_and_listed_by_the_age_of_their_message(database: Database) -> None:
     old, older, young, taken = (submit(database) for _ in range(4))
     submit(database)
-    other = submit(database, model="acoustic")
-    for id_, at in {old: 20.0, older: 10.0, taken: 5.0, other: 5.0}.items():
+    other, urgent = submit(database, model="acoustic"), submit(database, priority=9)
+    for id_, at in {old: 20.0, older: 10.0, taken: 5.0, other: 5.0, urgent: 30.0}.items():
         change(database, id_, published_at=at)
     with database.write() as connection:
         now = database.time(connection)
@@ -272,9 +324,9 @@ def test_published_jobs_are_counted_and_listed_by_the_age_of_their_message(datab
     change(database, taken, state="executing")
 
     with database.read() as connection:
-        assert count_published(connection, database, MODEL, older_s=5) == 2
-        oldest = oldest_published(connection, database, MODEL, older_s=5, count=10)
+        assert count_published(connection, database, MODEL, older_s=5) == {(MODEL, 6): 2, (MODEL, 0): 1}
+        oldest = oldest_published(connection, database, (MODEL, 6), older_s=5, count=10)
         assert [wake.id for wake in oldest] == [older, old]
-        assert len(oldest_published(connection, database, MODEL, older_s=5, count=1)) == 1
-        assert oldest_published(connection, database, MODEL, older_s=5, count=-3) == []
+        assert len(oldest_published(connection, database, (MODEL, 6), older_s=5, count=1)) == 1
+        assert oldest_published(connection, database, (MODEL, 6), older_s=5, count=-3) == []
         assert published_models(connection) == ["acoustic", MODEL]

@@ -103,7 +103,7 @@ def test_a_database_of_a_later_version_is_refused_in_a_sentence(fresh_database: 
     with fresh_database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
-    with pytest.raises(NewerSchema, match=r"version 9999 .* knows 0002 at most; install the newer soundmill"):
+    with pytest.raises(NewerSchema, match=r"version 9999 .* knows 0003 at most; install the newer soundmill"):
         migrate(fresh_database)
 
 

@@ -175,6 +175,11 @@ def test_every_setting_has_a_description() -> None:
         ("redis+socket:///run/a.sock?password=secret&virtual_host=0",
          "redis+socket:///run/a.sock?password=***&virtual_host=0"),
         ("sqlite:////var/lib/soundmill.db", "sqlite:////var/lib/soundmill.db"),
+        ("redis://secret@host/0", "redis://***@host/0"),
+        ("postgresql://me@db/x?sslpassword=secret", "postgresql://me@db/x?sslpassword=***"),
+        ("host=db password=secret dbname=x", "host=db password=*** dbname=x"),
+        ("password=secret", "password=***"),
+        ("s3://b/p?X-Amz-Signature=secret&x=1", "s3://b/p?X-Amz-Signature=***&x=1"),
     ],
 )  # fmt: skip
 def test_passwords_are_masked_in_addresses(url: str, shown: str) -> None:
@@ -183,10 +188,14 @@ def test_passwords_are_masked_in_addresses(url: str, shown: str) -> None:
 
 def test_no_password_is_shown_printed_or_put_into_an_error() -> None:
     given = {"broker_url": "redis://:secret@host", "database_url": "postgresql://me:secret@db/x"}
-    settings = load_settings(given)
+    settings = load_settings(given | {"flower_basic_auth": "me:secret:secret"})
     assert "secret" not in repr(settings) + str(settings) + str(settings.shown())
+    assert settings.shown()["flower_basic_auth"] == "me:***"
     with pytest.raises(SettingsError) as caught:
         load_settings(given | {"heartbeat_s": 29, "max_crashes": "redis://:secret@host"})
+    with pytest.raises(SettingsError) as auth:
+        load_settings(given | {"flower_basic_auth": "secret"})
+    assert "secret" not in str(auth.value)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
@@ -220,3 +229,22 @@ def test_choices_for_models_may_stand_in_the_file() -> None:
     assert settings.model_options["csm-1b"].slots == 4
     assert settings.model_options["csm-1b"].extra == {"flow_steps": "12"}
     assert settings.checkpoint_of("csm-1b") == Path("/srv/csm")
+
+
+def test_days_to_keep_are_given_by_final_state_and_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().keep_days == {}, "nothing is removed that nobody asked to have removed"
+    monkeypatch.setenv("SOUNDMILL_KEEP_DAYS", "completed=30, discarded=0.5")
+    settings = load_settings()
+    assert settings.keep_days == {"completed": 30, "discarded": 0.5}
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().keep_days == settings.keep_days
+
+
+@pytest.mark.parametrize(
+    "text", ["executing=3", "completed=0", "completed=-1", "completed", "completed=soon"]
+)
+def test_days_to_keep_that_make_no_sense_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOUNDMILL_KEEP_DAYS", text)
+    with pytest.raises(SettingsError, match="keep_days"):
+        load_settings()

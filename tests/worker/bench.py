@@ -15,7 +15,7 @@ from soundmill.storage.attempts import Claimed
 from soundmill.storage.blobs import LocalBlobStore
 from soundmill.storage.catalog import Catalog, Model
 from soundmill.storage.database import Database
-from soundmill.storage.errors import StorageUnavailable
+from soundmill.storage.errors import BrokerUnavailable
 from soundmill.storage.window import Wake
 from soundmill.worker.attempt import Attempts
 from soundmill.worker.executor import Executor, Limits
@@ -87,7 +87,7 @@ class Mailbox:
     def publish(self, wakes: Sequence[Wake]) -> None:
         """Take messages."""
         if self.dead:
-            raise StorageUnavailable("no Redis")
+            raise BrokerUnavailable("no Redis")
         self.sent += wakes
         for wake in wakes:
             self.lanes[wake.lane] = self.lanes.get(wake.lane, 0) + 1
@@ -95,7 +95,7 @@ class Mailbox:
     def lengths(self, models: Iterable[str]) -> dict[tuple[str, int], int]:
         """How many messages wait."""
         if self.dead:
-            raise StorageUnavailable("no Redis")
+            raise BrokerUnavailable("no Redis")
         return {(model, step): self.lanes.get((model, step), 0) for model in models for step in (0, 3, 6, 9)}
 
     def flush(self) -> None:

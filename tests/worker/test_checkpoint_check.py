@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from soundmill.storage.catalog import load_catalog
+from soundmill.storage.checkpoints import staging_of
 from soundmill.storage.settings import Settings
 from soundmill.worker import doctor
 from soundmill.worker.checkpoint_check import damage_of
@@ -81,6 +82,33 @@ def test_the_doctor_tells_weights_that_are_absent_from_weights_that_are_damaged(
     folder.mkdir(parents=True)
     write_weights(folder / "model.safetensors", cut=1)
     finding = doctor._checkpoint(settings, model)
-    assert (finding.verdict, "bytes; download it again" in finding.detail) == ("broken", True)
+    assert finding.verdict == "broken"
+    assert finding.detail.endswith("bytes; download it again: soundmill models pull csm-1b")
     write_weights(folder / "model.safetensors")
+    finding = doctor._checkpoint(settings, model)
+    assert finding.verdict == "broken"
+    assert (
+        "has no config.json, tokenizer.json, tokenizer_config.json: soundmill models pull" in finding.detail
+    )
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
     assert doctor._checkpoint(settings, model).verdict == "ok"
+
+
+def test_the_doctor_tells_of_an_interrupted_pull_and_of_a_pickle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    settings = Settings(state_dir=tmp_path / "state", models_dir=tmp_path / "models")
+    model = load_catalog().get("moss-tts-nano-100m")
+    folder = settings.checkpoint_of(model.id)
+    staging_of(folder).mkdir(parents=True)
+    assert f"soundmill models pull {model.id}, which was begun" in doctor._checkpoint(settings, model).detail
+    codec = folder / "MOSS-Audio-Tokenizer-Nano"
+    codec.mkdir(parents=True)
+    write_weights(codec / "model.safetensors")
+    for path in (codec / "config.json", folder / "config.json", folder / "tokenizer.model"):
+        path.write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    finding = doctor._checkpoint(settings, model)
+    assert (finding.verdict, f"soundmill models convert {folder}" in finding.detail) == ("broken", True)

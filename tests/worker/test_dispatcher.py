@@ -24,6 +24,7 @@ from soundmill.worker.dispatcher import Dispatcher, DrainRate, room_of
 
 from ..storage.jobs import change, field, see, states, submit, submit_many, take
 from .bench import Mailbox
+from .running import until
 
 LANE = ("espeak-ng", 6)  # where the default priority goes
 
@@ -250,6 +251,20 @@ def test_only_as_many_messages_are_repeated_as_are_missing(desk: Desk) -> None:
     assert desk.tick() == 5
 
 
+def test_a_lost_message_is_not_made_up_for_by_stale_ones_of_a_lower_lane(desk: Desk) -> None:
+    urgent = submit(desk.database, priority=9)
+    ids = submit_many(desk.database, 20)
+    desk.tick()
+    aged(desk, [urgent, *ids])
+    desk.mailbox.lanes["espeak-ng", 0] = 0  # whoever read it died
+    desk.mailbox.lanes[LANE] = 60  # most of their jobs were cancelled since
+    desk.mailbox.sent.clear()
+
+    assert desk.tick() == 1
+
+    assert [wake.id for wake in desk.mailbox.sent] == [urgent]
+
+
 def test_a_young_message_is_not_taken_for_lost(desk: Desk) -> None:
     submit_many(desk.database, 20)
     desk.tick()
@@ -267,6 +282,18 @@ def test_an_expired_lease_goes_back_to_its_queue(desk: Desk) -> None:
     id_ = expired(desk.database)
     assert desk.tick() == 1
     assert (see(desk.database, id_).state, see(desk.database, id_).failures) == (State.AVAILABLE, 0)
+
+
+def test_leases_are_returned_while_redis_is_away(database: Database) -> None:
+    desk = Desk(database, Clock(), dispatch_interval_s=0.01, reaper_s=0.05)
+    desk.mailbox.dead = True
+    desk.dispatcher.start()
+    time.sleep(1.0)  # it has met the dead Redis by now
+    id_ = expired(database)
+    try:
+        until(lambda: see(database, id_).state == State.AVAILABLE, 20)
+    finally:
+        desk.dispatcher.stop()
 
 
 def test_a_deadline_that_passed_while_waiting_discards(desk: Desk) -> None:

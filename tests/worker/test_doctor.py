@@ -147,7 +147,7 @@ def ask_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def use(code: str) -> None:
         def run(command: list[str], **options: Any) -> Any:
-            return real([sys.executable, "-c", code, *command[3:]], **options)
+            return real([sys.executable, "-c", code, command[-1]], **options)
 
         monkeypatch.setattr(subprocess, "run", run)
 

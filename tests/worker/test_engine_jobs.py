@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,10 +33,11 @@ def test_jobs_share_steps_and_a_broken_card_loses_none_of_them(sqlite_stack: Sta
     stack = sqlite_stack(plugins=["drill", "toy_model"], model_options={"toy": {"slots": 4}})
     stack.start("cpu:0", "cpu:1", model="toy")
 
-    whole = stack.submit(*(toy(stack, seed=seed, steps=100) for seed in range(4)))
+    whole = stack.submit(*(toy(stack, seed=seed, steps=100) for seed in range(12)))
     before = [stack.await_state(job_id, State.COMPLETED) for job_id in whole]
     assert all(len((job.result or {})["numbers"]) == 100 for job in before)
     assert max(int((job.metrics or {})["batch_size"]) for job in before) >= 2
+    del before[4:]
 
     again = stack.submit(
         *(toy(stack, seed=seed, steps=100) for seed in range(4)), toy(stack, steps=50, breaks_card=True)
@@ -44,6 +46,15 @@ def test_jobs_share_steps_and_a_broken_card_loses_none_of_them(sqlite_stack: Sta
     assert [job.result for job in after[:4]] == [job.result for job in before]  # also those that began again
     assert stack.attempts(again[-1])[0].outcome == "crashed"
     until(lambda: "status=70" in stack.words(), 10)
+
+    unlucky = replace(toy(stack, steps=13), max_failures=2)
+    others = stack.submit(*(toy(stack, seed=seed, steps=100) for seed in range(4)), unlucky)
+    bad = stack.await_state(others.pop(), State.DISCARDED)
+    assert (bad.error_code, bad.failures, bad.crashes) == ("handler_error", 2, 0)
+    assert bad.error == "the model failed with ValueError: thirteen numbers"
+    harmed = [stack.await_state(job_id, State.COMPLETED) for job_id in others]
+    assert [job.result for job in harmed] == [job.result for job in before]
+    assert all(job.attempt == 1 for job in harmed)
 
 
 def test_a_step_that_hangs_makes_the_process_stuck_whoever_else_moves() -> None:

@@ -15,6 +15,7 @@ from soundmill.models.errors import CardFailed, CardSuspect, InputError, OutOfMe
 from soundmill.models.handler import Output, OutputFile, Run
 from soundmill.storage.attempts import claim_and_settle
 from soundmill.storage.database import Database
+from soundmill.storage.decisions import cancel
 from soundmill.storage.lifecycle import State
 from soundmill.storage.listing import artifacts_of, attempts_of
 from soundmill.storage.rows import Artifact, Attempt
@@ -318,6 +319,21 @@ def test_a_cancel_between_the_last_checkpoint_and_the_settle_still_counts(
         id_ = bench.submit()
         assert bench.executor.execute(id_).ending == Ending.CANCELLED
         assert names_of(sqlite, id_) == []
+
+
+def test_a_cancel_that_the_worker_has_not_heard_of_counts_at_the_settle(
+    database: Database, tmp_path: Path
+) -> None:
+    def work(request: Any, run: Run) -> Output:
+        with database.write() as connection:
+            cancel(connection, database, [id_])
+        return write()(request, run)
+
+    with bench_on(database, tmp_path, work) as bench:
+        id_ = bench.submit()
+        assert bench.executor.execute(id_) == Report(ending=Ending.CANCELLED, code="cancelled")
+        assert see(database, id_).state == State.CANCELLED
+        assert names_of(database, id_) == []
 
 
 def test_a_stopping_worker_hands_back_and_charges_nothing(database: Database, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from .running import Stack, stopped, told, until
 
 pytestmark = pytest.mark.slow
 
+SLOTS = 8
 IN_HAND = 12  # messages that the process of a card holds: eight slots and half as many again
 SUBMIT_S = 0.3  # after the commit, whatever Redis does
 COMMIT_S = 0.2  # what a commit may take on a disk that others use
@@ -35,6 +36,17 @@ COMMIT_S = 0.2  # what a commit may take on a disk that others use
 def assert_stops_cleanly(stack: Stack) -> None:
     assert stack.stop() == 0, stack.words()
     assert stack.left_behind() == []
+
+
+def assert_no_slot_is_lost(stack: Stack, cards: int) -> None:
+    """Every card performs as many jobs at once as it has slots, and has the others in hand."""
+    before = len(stack.runs())
+    ids = stack.submit_many(IN_HAND * cards, steps=2000, step_s=0.05)
+    until(lambda: len(stack.runs()) == before + SLOTS * cards, 30, stack.words)
+    until(lambda: stack.states(ids) == {"executing": IN_HAND * cards}, 30, stack.words)
+    for job_id in ids:
+        stack.cancel(job_id)
+    stack.await_final(ids)
 
 
 def busy(stack: Stack, count: int = 60, after: int = 20) -> list[str]:
@@ -195,6 +207,7 @@ def test_a_restarted_database_delays_jobs_only(
         told("both", {"repeated": stack.assert_sound(ids, again=4 * IN_HAND)})
         assert stack.states(ids) == {"completed": len(ids)}
         assert all(job.failures == job.crashes == 0 for job in map(stack.job, ids))
+        assert_no_slot_is_lost(stack, cards=2)
         assert_stops_cleanly(stack)
     finally:
         stack.close()
@@ -204,11 +217,12 @@ def test_a_locked_database_delays_jobs_only(stack: Stack) -> None:
     stack.start("cpu:0", "cpu:1")
     ids = busy(stack)
     with locked(stack.database):
-        time.sleep(7)  # beyond the five seconds that a transaction waits for the lock, and the leases
+        time.sleep(10)  # beyond the five seconds that a transaction waits for the lock, and the leases
     took = stack.await_final(ids)
-    told("SQLite locked for 7 s", {"repeated": stack.assert_sound(ids, again=2 * IN_HAND), "seconds": took})
+    told("SQLite locked for 10 s", {"repeated": stack.assert_sound(ids, again=2 * IN_HAND), "seconds": took})
     assert stack.states(ids) == {"completed": len(ids)}
     assert all(job.failures == job.crashes == 0 for job in map(stack.job, ids))
+    assert_no_slot_is_lost(stack, cards=2)
     assert_stops_cleanly(stack)
 
 
@@ -226,11 +240,19 @@ def locked(database: Database) -> Iterator[None]:
 # -- jobs that take their process along ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("culprit", "crashes"), [("segfault", 2), ("card", 1), ("hang", 1)])
+@pytest.mark.parametrize(
+    ("culprit", "crashes", "words"),
+    [
+        ("segfault", 2, "it died of SIGSEGV"),
+        ("card", 1, "the card failed in it"),
+        ("hang", 1, "it made no step for longer than the watchdog allows"),
+        ("devour", 1, "it took more memory than card_memory_gb allows"),
+    ],
+)
 def test_a_job_that_breaks_its_process_is_found_out_and_harms_no_neighbour(
-    culprit: str, crashes: int, sqlite_stack: StackMaker
+    culprit: str, crashes: int, words: str, sqlite_stack: StackMaker
 ) -> None:
-    stack = sqlite_stack(max_crashes=crashes, watchdog_step_s=2.0)
+    stack = sqlite_stack(max_crashes=crashes, watchdog_step_s=2.0, card_memory_gb=0.5)
     stack.start("cpu:0")
     neighbours = stack.submit_many(10, steps=20, step_s=0.02)
     bad = stack.submit(what=culprit, steps=10, step_s=0.02)[0]
@@ -243,9 +265,26 @@ def test_a_job_that_breaks_its_process_is_found_out_and_harms_no_neighbour(
     assert stack.states(neighbours) == {"completed": 10}
     job = stack.job(bad)
     assert (job.state, job.error_code, job.crashes) == (State.DISCARDED, "worker_crashed", crashes), job
+    assert words in (job.error or "")
     # Found out among others, which is charged to nobody; then alone, which is.
     assert len(stack.attempts(bad)) == 1 + crashes
     assert all(job.failures == job.crashes == 0 for job in map(stack.job, neighbours))
+    assert_stops_cleanly(stack)
+
+
+def test_a_job_that_raises_at_decode_is_discarded_within_its_limits_and_harms_no_neighbour(
+    stack: Stack,
+) -> None:
+    stack.start("cpu:0")
+    neighbours = stack.submit_many(10, steps=20, step_s=0.02)
+    bad = stack.submit(what="spoil", steps=10, step_s=0.02, max_failures=2)[0]
+    stack.await_final([bad, *neighbours])
+    stack.assert_sound([bad, *neighbours], again=1)
+    assert stack.states(neighbours) == {"completed": 10}
+    job = stack.job(bad)
+    assert (job.state, job.error_code, job.failures, job.crashes) == (State.DISCARDED, "handler_error", 2, 0)
+    assert job.error == "the model failed with RuntimeError: the codes of the drill are no codes"
+    assert all(job.attempt == 1 for job in map(stack.job, neighbours))
     assert_stops_cleanly(stack)
 
 

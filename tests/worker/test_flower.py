@@ -83,10 +83,23 @@ def test_flower_shows_jobs_and_terminates_them_for_those_who_know_the_password(
     assert shown["worker"] == str(stack.job(done).worker).partition("#")[0]
     assert "bad_input" in page.task(bad)["exception"]
     assert "secret words" not in json.dumps(page.task(bad)), "Flower is shown codes, never the user's words"
+    assert shown["args"] == repr((done,)), "and ids, never arguments"
+    assert shown["kwargs"] == "{}"
+    _assert_no_password_is_shown(stack, page)
     _assert_terminates(stack, page)
     stack.cards()
     assert stack.stop() == 0
     assert stack.left_behind() == []
+
+
+def _assert_no_password_is_shown(stack: Stack, page: Page) -> None:
+    password = LOGIN.partition(":")[2]
+    workers = page.ask("/api/workers?refresh=1")
+    assert "stats" in next(iter(workers.values())), "it has asked them"
+    commands = [" ".join(process.cmdline()) for process in stack._family()]
+    assert any("soundmill.worker.flower" in command for command in commands)
+    for shown in (json.dumps(workers), "\n".join(commands), stack.words()):
+        assert password not in shown
 
 
 def _assert_closed_to_strangers(page: Page) -> None:

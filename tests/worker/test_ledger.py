@@ -38,9 +38,9 @@ class Counting(Ledger):
         self.groups: list[int] = []
         super().__init__(*args, **options)
 
-    def _write_once(self, group: Any) -> None:
+    def _write_once(self, group: Any, **options: Any) -> None:
         self.groups.append(len(group))
-        super()._write_once(group)
+        super()._write_once(group, **options)
 
 
 @contextmanager
@@ -184,8 +184,8 @@ def test_an_answer_that_was_lost_after_the_commit_finishes_nothing_twice(
         write, lost = sqlite.write, threading.Event()
 
         @contextmanager
-        def write_and_lose_the_answer() -> Iterator[Any]:
-            with write() as connection:
+        def write_and_lose_the_answer(**options: Any) -> Iterator[Any]:
+            with write(**options) as connection:
                 yield connection
             if not lost.is_set():
                 lost.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import random
 import re
@@ -142,6 +143,18 @@ def test_an_outage_never_uses_up_the_budget_but_is_asked_after_ever_more_rarely(
     assert (settlement.state, settlement.charge) == (State.RETRYABLE, False)
     assert settlement.backoff_s >= 150
     assert settled(StorageUnavailable("away")).backoff_s <= 2
+
+
+def test_a_full_disk_is_no_fault_of_the_job_that_meets_it() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = RuntimeError("the file could not be written")
+    wrapped.__cause__ = full
+
+    for error in (full, wrapped, OSError(errno.EDQUOT, "Disk quota exceeded")):
+        settlement = settled(error, failures=2)
+        assert (settlement.state, settlement.charge) == (State.RETRYABLE, False)
+        assert settlement.error_code == "storage_unavailable"
+    assert settled(OSError(errno.EIO, "broken")).charge
 
 
 def test_a_hand_back_says_nothing_and_charges_nothing() -> None:

@@ -19,12 +19,16 @@ from soundmill.storage.broker import Broker
 from soundmill.storage.database import Database
 from soundmill.storage.lifecycle import State
 from soundmill.storage.settings import Settings
+from soundmill.worker import host_memory
 from soundmill.worker import supervisor as module
 from soundmill.worker.card import EXIT_FORSAKEN, EXIT_UNUSABLE
+from soundmill.worker.death import Killed, cause_of
+from soundmill.worker.death import crashed as crashed_of
 from soundmill.worker.executor import EXIT_CARD_FAILED, EXIT_CARD_SUSPECT
-from soundmill.worker.supervisor import BACKOFF_MOST_S, Child, OomWatch, Supervisor, _crashed, _is_stopped
+from soundmill.worker.host_memory import OomWatch, own_bytes
+from soundmill.worker.supervisor import BACKOFF_MOST_S, Child, Supervisor, _is_stopped
 
-from ..storage.jobs import see, submit, take
+from ..storage.jobs import change, see, submit, take
 from .running import until
 
 
@@ -46,12 +50,12 @@ from .running import until
     ],
 )
 def test_a_process_crashed_if_its_jobs_can_have_caused_the_end(status: int, crashed: bool) -> None:
-    assert _crashed(status, oom_killed=False) is crashed
+    assert crashed_of(status, oom_killed=False) is crashed
 
 
 def test_a_kill_for_want_of_memory_is_a_crash() -> None:
-    assert _crashed(-signal.SIGKILL, oom_killed=True)
-    assert not _crashed(0, oom_killed=True)
+    assert crashed_of(-signal.SIGKILL, oom_killed=True)
+    assert not crashed_of(0, oom_killed=True)
 
 
 def test_the_kernels_counter_of_oom_kills_is_watched_and_forgotten_after_a_while(
@@ -64,7 +68,7 @@ def test_the_kernels_counter_of_oom_kills_is_watched_and_forgotten_after_a_while
     counter.write_text("nr_free_pages 7\noom_kill 4\n")
     assert watch.look()
     assert watch.look()
-    monkeypatch.setattr(module, "OOM_KILL_S", 0.0)
+    monkeypatch.setattr(host_memory, "OOM_KILL_S", 0.0)
     assert not watch.look()
 
 
@@ -92,7 +96,7 @@ class Pretender(Supervisor):
     def _start_child(self, child: Child) -> None:
         child.incarnation = f"{child.name}#test"
         child.started = time.monotonic()
-        child.killed_by_watchdog = False
+        child.killed = None
         child.process = subprocess.Popen([sys.executable, "-c", self.command], stdin=subprocess.PIPE)
 
 
@@ -196,6 +200,74 @@ def test_a_suspect_card_has_to_answer_before_it_is_used_again(
     assert answers.answers == []
 
 
+@pytest.mark.parametrize("has_driver", [True, False])
+def test_a_card_whose_process_got_stuck_is_asked_if_it_has_a_driver_that_may_hang(
+    pretender: Pretender, monkeypatch: pytest.MonkeyPatch, has_driver: bool
+) -> None:
+    answers = Answers(True)
+    monkeypatch.setattr(module, "CardCheck", answers)
+    monkeypatch.setattr(module, "STUCK_FOR_S", 0.0)
+    monkeypatch.setattr(Card, "has_driver", has_driver)
+    pretender.command = "import time; time.sleep(60)"
+    child = pretender._children[0]
+    child.pulse.close()
+    child.pulse = Still()  # type: ignore[assignment]
+    pretender._start_child(child)
+    first = child.process
+    watch_until(pretender, lambda: child.process not in (first, None))
+    assert answers.asked == int(has_driver)
+    assert not child.suspect
+    child.pulse.reset()
+
+
+def test_a_job_whose_process_the_kernel_kills_for_want_of_memory_is_charged_and_told(
+    pretender: Pretender, sqlite: Database, tmp_path: Path
+) -> None:
+    counter = tmp_path / "vmstat"
+    counter.write_text("oom_kill 3\n")
+    pretender._oom_watch = OomWatch(counter)
+    id_ = submit(sqlite)
+    child = pretender._children[0]
+    pretender.command = f"import os, signal; open({str(counter)!r}, 'w').write('oom_kill 4'); os.kill(os.getpid(), signal.SIGKILL)"
+    pretender._start_child(child)
+    take(sqlite, id_, worker=child.incarnation)
+    change(sqlite, id_, alone=True)
+    watch_until(pretender, lambda: see(sqlite, id_).state.final)
+    job = see(sqlite, id_)
+    assert (job.error_code, job.crashes) == ("worker_crashed", 1)
+    assert "the kernel killed it for want of memory" in (job.error or "")
+
+
+def test_a_process_is_weighed_by_what_it_has_to_itself(tmp_path: Path) -> None:
+    hoarder = "import time; hoard = b'x' * 100_000_000; print(len(hoard), flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", hoarder], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 100e6 < own_bytes(process.pid) < 200e6
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    assert own_bytes(process.pid, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "killed", "words"),
+    [
+        (-signal.SIGSEGV, None, "it died of SIGSEGV"),
+        (-signal.SIGKILL, None, "the kernel killed it for want of memory"),
+        (-signal.SIGABRT, Killed.STUCK, "it made no step for longer than the watchdog allows"),
+        (-signal.SIGKILL, Killed.TOO_LARGE, "it took more memory than card_memory_gb allows"),
+        (EXIT_CARD_FAILED, None, "the card failed in it"),
+        (3, None, "it ended with status 3"),
+    ],
+)
+def test_how_a_process_ended_is_told_in_words(status: int, killed: Killed | None, words: str) -> None:
+    assert cause_of(status, killed) == words
+
+
 def test_a_card_that_failed_otherwise_is_used_again_unasked(
     pretender: Pretender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +339,7 @@ def test_a_stuck_child_is_killed_after_a_second_look_and_a_stopped_one_is_left_a
     assert process.poll() is None
     process.send_signal(signal.SIGCONT)
     watch_until(pretender, lambda: process.poll() is not None)
-    assert child.killed_by_watchdog
+    assert child.killed == Killed.STUCK
     assert process.returncode in (-signal.SIGABRT, -signal.SIGKILL)
 
 

@@ -49,7 +49,7 @@ def test_a_lone_surrogate_is_refused() -> None:
 
 
 def test_text_has_no_special_tokens_no_nul_and_no_space_around_it() -> None:
-    ids = [speller()._words(text) for text in ("  a cal", "\x00", "m song \n")]
+    ids = [speller().ids(text) for text in ("  a cal", "\x00", "m song \n")]
 
     assert speller().text([*ids[0], *ids[1], *ids[2], *speller().stops]) == "a calm song"
     assert speller().text([]) == ""

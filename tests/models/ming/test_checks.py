@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from soundmill.models.ming.checks import Finding, examine
+from soundmill.models.finding import Finding
+from soundmill.models.ming.checks import examine
 from soundmill.models.ming.layout import ENCODER
 
 from . import golden

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundmill.models.device import Device
+from soundmill.models.device import Device, open_device
 from soundmill.models.engine.sampling import GREEDY, Sampler, Sampling, penalize
 from soundmill.models.moss.language_model import LanguageModel, rotation_at
 from soundmill.models.moss.linear import best_form
@@ -241,6 +241,30 @@ def test_8_bit_layers_point_the_same_way_and_a_row_does_not_depend_on_its_neighb
         together = layer(x)
         for row in range(len(x)):
             torch.testing.assert_close(together[row], layer(x[row : row + 1])[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("form", "rows", "expected"), [("int8", 1, 1), ("int8", 5, 2), ("packed", 1, 2)])
+def test_a_step_of_few_8_bit_rows_takes_one_thread_and_leaves_the_others_as_they_were(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, rows: int, expected: int
+) -> None:
+    model, device = load_model(folder, form=form), open_device("cpu", threads=2)
+    seen: list[int] = []
+    forward = LanguageModel.forward
+
+    def noted(*given: Any) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return forward(*given)
+
+    monkeypatch.setattr(LanguageModel, "forward", noted)
+    try:
+        slots = slots_of(model, device)
+        slots.reserve(rows)
+        slots.step(rows, []).read()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+    assert seen == [expected]
 
 
 # -- other sizes ---------------------------------------------------------------------------------------

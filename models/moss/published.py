@@ -1,15 +1,8 @@
-"""MOSS at its published size with random weights: the sizes, and a checkpoint that exists in memory only.
-
-Speed does not depend on the values of weights, only on their number.
-"""
+"""The sizes of the published checkpoints, as their `config.json` have them: for measurements without a download."""
 
 from __future__ import annotations
 
-import zlib
-from pathlib import Path
 from typing import Any
-
-import torch
 
 LANGUAGE: dict[str, Any] = {
     "model_type": "moss_tts_nano",
@@ -79,26 +72,3 @@ CODEC: dict[str, Any] = {
         _transformer(384, 768, 2, 6.0), _patch(2), _transformer(384, 240, 4, 4.0), _patch(240),
     ],
 }  # fmt: skip
-
-
-class RandomWeights:
-    """Stands for `soundmill.models.moss.weights.Weights`: every tensor that is asked for, from its name."""
-
-    folder = Path("random weights")
-
-    def __contains__(self, name: str) -> bool:
-        return True
-
-    def take(self, *names: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """The tensor of a name: norms near 1, matrices that keep the size of what goes through them."""
-        name = names[0]
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        if len(shape) == 1:
-            near = 1.0 if name.endswith(("weight", "scale")) else 0.0
-            tensor = near + 0.02 * torch.randn(shape, generator=generator)
-        else:
-            tensor = torch.randn(shape, generator=generator) * shape[1] ** -0.5
-        return tensor.to(dtype)
-
-    def check_tied(self, head: str, source: str) -> None:
-        """Nothing to compare."""
