@@ -105,9 +105,12 @@ def _weights(document: Mapping[str, Any]) -> str:
 
 
 def _load(document: Mapping[str, Any], load: Mapping[str, Any]) -> str:
-    what = "whole jobs" if document["kind"] == "jobs" else document["unit"]
-    frames = what if load["frames"] is None else f"{load['frames']} {what}"
-    return f"{load['slots']} at once, {load['text']} text, {frames}"
+    parts = [f"{load['slots']} at once", f"{load['text']} text"]
+    if load["frames"] is not None:
+        parts.append(f"{load['frames']} {document['unit']}")
+    if document["kind"] == "jobs":
+        parts.append("whole jobs")
+    return ", ".join(parts)
 
 
 def _median(values: Mapping[str, float] | None, factor: float = 1.0) -> str:
