@@ -9,7 +9,13 @@ from sqlalchemy import Connection, delete, func, or_, select, update
 
 from .database import Database
 from .errors import NotFound, StateConflict
-from .families import cancel_children, make_due_available, recount_parents, revive_children
+from .families import (
+    PARENT_FAILED,
+    cancel_children,
+    make_due_available,
+    recount_parents,
+    revive_children,
+)
 from .lifecycle import CANCELLED, FAILED, WAITING, State
 from .rows import Artifact, Job, JobParent, Queue, Worker
 from .submission import upsert
@@ -32,7 +38,8 @@ class Cancellation:
 def cancel(connection: Connection, database: Database, ids: Collection[str]) -> Cancellation:
     """Cancel jobs that wait, and ask the workers of those that run to stop.
 
-    A job that is final already stays as it is.
+    A job that is final already stays as it is, but for one that was cancelled because of a parent: it does
+    not come back with that one any more.
 
     Raises:
         NotFound: There is no job of one of the ids; nothing was changed.
@@ -42,16 +49,20 @@ def cancel(connection: Connection, database: Database, ids: Collection[str]) -> 
     # Locked first: a row that a worker claims meanwhile is found in its new state below.
     locked = select(Job.id, Job.state).where(Job.id.in_(ids)).order_by(Job.id).with_for_update()
     before = {row.id: row.state for row in connection.execute(locked)}
+    by_hand = {
+        "cancel_requested_at": database.now(),
+        "error_code": CANCELLED,
+        "error": "cancelled before it started",
+    }
+    connection.execute(
+        update(Job)
+        .where(Job.id.in_(ids), Job.state == State.CANCELLED, Job.error_code == PARENT_FAILED)
+        .values(by_hand)
+    )
     waiting = connection.execute(
         update(Job)
         .where(Job.id.in_(ids), Job.state.in_(WAITING))
-        .values(
-            state=State.CANCELLED.value,
-            cancel_requested_at=database.now(),
-            finished_at=database.now(),
-            error_code=CANCELLED,
-            error="cancelled before it started",
-        )
+        .values(state=State.CANCELLED.value, finished_at=database.now(), **by_hand)
         .returning(Job.id, Job.batch_id)
     ).all()
     for row in waiting:

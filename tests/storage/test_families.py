@@ -195,6 +195,23 @@ def test_a_child_that_a_person_cancelled_stays_cancelled(database: Database) -> 
     assert retried(database, child) == [child]
 
 
+def test_a_child_that_is_cancelled_again_after_its_parent_failed_does_not_come_back(
+    database: Database,
+) -> None:
+    parent, child, grandchild = chain(database, 3)
+    cancelled(database, parent)
+    assert see(database, child).error_code == "parent_failed"
+
+    assert cancelled(database, child) == ()
+    assert see(database, child).error_code == "cancelled"
+    assert retried(database, parent) == [parent]
+    assert states(database, (child, grandchild)) == [CANCELLED, CANCELLED]
+    finish(database, parent)
+    assert retried(database, child) == [child]  # by name it does, and brings its own children back
+    assert states(database, (child, grandchild)) == [AVAILABLE, SCHEDULED]
+    assert_counters_are_true(database)
+
+
 def test_a_child_cannot_be_retried_without_its_failed_parent(database: Database) -> None:
     parent = submit(database)
     child = submit(database, parents=(parent,))
