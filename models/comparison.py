@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from .finding import Finding
 from .tensor_files import StoredTensor
 
+TOKENIZER = "ids of the tokenizer"
 NAMES = "names of the tensors"
 SHAPES = "shapes of the tensors"
 DTYPES = "dtypes of the tensors"
@@ -178,3 +179,9 @@ def _folded(entries: Iterable[tuple[str, str]]) -> list[str]:
 
 def _described(tensor: StoredTensor) -> str:
     return f"{list(tensor.shape)} {tensor.dtype}"
+
+
+def known_text_finding(*, same: bool) -> Finding:
+    """Whether a text whose ids were published has those ids."""
+    answer = "a known text has its known ids" if same else "a known text has other ids; speech will be wrong"
+    return Finding(question=TOKENIZER, as_expected=same, answer=answer)

@@ -10,7 +10,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ..comparison import Wanted, compare
+from ..comparison import TOKENIZER, Wanted, compare, known_text_finding
 from ..finding import Finding
 from ..tensor_files import stored_tensors
 from .config import EXECUTED_ENCODER_LAYERS, MingConfig
@@ -150,15 +150,8 @@ def _stored(tensors: Any, name: str, expected: Tensor, *, rtol: float) -> bool:
 
 
 def _tokens(writer: PromptWriter, tokenizer: MingTokenizer) -> Finding:
-    question = "ids of the tokenizer"
     if tokenizer.control("<audio>") != _PUBLISHED_START:
-        return Finding(question=question, as_expected=False, answer="it is not the published vocabulary")
+        return Finding(question=TOKENIZER, as_expected=False, answer="it is not the published vocabulary")
     ids = writer.write(SPEECH, _KNOWN_TEXT).ids
     same = any(ids[at : at + len(_KNOWN_IDS)] == _KNOWN_IDS for at in range(len(ids)))
-    return Finding(
-        question=question,
-        as_expected=same,
-        answer="a known text has its known ids"
-        if same
-        else "a known text has other ids; speech will be wrong",
-    )
+    return known_text_finding(same=same)

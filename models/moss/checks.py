@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..comparison import Tie, Wanted, compare, ties_finding
+from ..comparison import TOKENIZER, Tie, Wanted, compare, known_text_finding, ties_finding
 from ..finding import Finding
 from .codec import Codec, check_agreement
 from .config import CodecConfig, LanguageConfig
@@ -82,17 +82,10 @@ def _codec(config: CodecConfig, folder: Path) -> tuple[Finding, ...]:
 
 
 def _tokenizer(config: LanguageConfig, file: Path) -> Finding:
-    question = "ids of the tokenizer"
     prefix = Template.of(config, Tokenizer(file)).user_prefix
     if max(prefix) >= config.vocabulary:
-        return Finding(question=question, as_expected=False, answer="it has more ids than the model")
+        return Finding(question=TOKENIZER, as_expected=False, answer="it has more ids than the model")
     if config.vocabulary != _PUBLISHED_VOCABULARY:
-        return Finding(question=question, as_expected=True, answer="it is not of the published size")
+        return Finding(question=TOKENIZER, as_expected=True, answer="it is not of the published size")
     same = prefix == _KNOWN_IDS
-    return Finding(
-        question=question,
-        as_expected=same,
-        answer="a known text has its known ids"
-        if same
-        else "a known text has other ids; speech will be wrong",
-    )
+    return known_text_finding(same=same)

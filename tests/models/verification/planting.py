@@ -1,19 +1,18 @@
-"""Errors that are planted into copies of the tiny checkpoints, and one reference for all of them."""
+"""Errors that are planted into copies of the tiny checkpoints."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from functools import cache
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..verified import lines
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from soundmill.models.verification.seats import Asked
     from soundmill.models.verification.verdicts import Line
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -70,36 +69,8 @@ def lines_of(
         card: Of the examined one.
         free_run: Whether free runs, which are not judged, take part.
     """
-    from soundmill.models.verification.comparison import Comparison
-    from soundmill.models.verification.seats import Seat, opened, seated
-
-    found: list[Line] = []
-    with opened(Seat(card=card, threads=1 if card == "cpu" else None)) as device:
-        with seated(_module(family), folder, device, device.dtype(dtype), _silent) as loaded:
-            if not free_run:
-                loaded.components = [part for part in loaded.components if part.name != "free run"]
-            Comparison(_asked(family), "rounding", _silent).lines(loaded, found)
-    return found
-
-
-@cache
-def _asked(family: str) -> Mapping[str, Asked]:
-    from soundmill.models.verification.material import gather
-    from soundmill.models.verification.seats import Seat, ask_reference, opened, seated
-
-    with TemporaryDirectory() as scratch, opened(Seat(card="cpu", threads=1)) as device:
-        with seated(_module(family), FOLDERS[family], device, device.dtype("fp32"), _silent) as loaded:
-            asked = ask_reference(loaded, gather(Path(scratch)), _silent)
-    assert {name: one.failure for name, one in asked.items() if one.failure} == {}
-    return asked
-
-
-def _module(family: str) -> Any:
-    module: Any = import_module(f"soundmill.models.{family}.components")
-    if family == "csm":
-        module.FRAMES = 4  # each is 31 turns of a loop; a person who verifies a card has more of them
-    return module
-
-
-def _silent(_: str) -> None:
-    """Nobody waits for these."""
+    if family == "csm":  # each frame is 31 turns of a loop; a person who verifies a card has more of them
+        import_module("soundmill.models.csm.components").FRAMES = 4  # type: ignore[attr-defined]
+    return lines(
+        family, FOLDERS[family], folder, dtype=dtype, card=card, without=() if free_run else ("free run",)
+    )
